@@ -1,0 +1,14 @@
+//! What goes over the wire between PCoIP client, Connection Manager, broker, agent and Security Gateway.
+//!
+//! Sans-IO: no socket, no clock, no async runtime. Every parser is total (it never panics), bounded in size and depth,
+//! and has its fuzz entry beside it. How sure each wire fact is stands in `docs/protocol.md`.
+
+pub mod agent;
+pub mod broker;
+pub mod client_hello;
+pub mod esp;
+pub mod license_path;
+mod log_id;
+pub mod xml;
+
+pub use log_id::{InvalidLogId, LogId};

@@ -1,0 +1,55 @@
+//! The session log id: one UUID through the log lines of every component.
+
+use std::{fmt, str::FromStr};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+/// The client's `Client-Log-Id`, an RFC 4122 UUID in its 36-character text form.
+///
+/// The nil UUID is what probing clients send before a session exists: it names nothing, so nothing may be keyed on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogId(Uuid);
+
+impl LogId {
+    /// A fresh random id (UUID version 4), for a request that came without one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Wraps a UUID.
+    #[must_use]
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// Whether this is the all-zero id of a probe.
+    #[must_use]
+    pub fn is_nil(self) -> bool {
+        self.0.is_nil()
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// A text that is not a UUID in its hyphenated form.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("a session log id is a UUID in its 36-character form")]
+pub struct InvalidLogId;
+
+impl FromStr for LogId {
+    type Err = InvalidLogId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        if text.len() != 36 {
+            return Err(InvalidLogId);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| InvalidLogId)
+    }
+}
