@@ -7,6 +7,8 @@ use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use thiserror::Error;
 
+use crate::decimal::decimal;
+
 /// Longest address in characters.
 pub const MAX_CHARACTERS: usize = 511;
 /// Path of the request in URLs that name none.
@@ -219,7 +221,7 @@ fn parse_host(text: &str) -> Result<String, InvalidLicensePath> {
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidLicensePath> {
-    crate::broker::fields::decimal(text)
+    decimal(text)
         .filter(|port| *port != 0)
         .ok_or(InvalidLicensePath::Port)
 }

@@ -75,7 +75,7 @@ pub struct LaunchSessionResp {
     pub result: LaunchResultId,
     /// `fail-reason`
     pub fail_reason: Option<String>,
-    /// `session-info`, on success
+    /// `session-info`, on success; an empty element counts as none
     pub session_info: Option<SessionInfo>,
     /// Everything else.
     pub rest: Rest,
@@ -272,6 +272,7 @@ impl LaunchSessionResp {
         let mut fields = Fields::open(element, "")?;
         let result = fields.required_text("result-id")?.into();
         let fail_reason = fields.text("fail-reason")?;
+        fields.discard_blank("session-info");
         let session_info = match fields.element("session-info")? {
             Some(element) => Some(SessionInfo::read(element, fields.path())?),
             None => None,

@@ -8,9 +8,12 @@ use super::{
     AllocateResource, AllocateResourceResp, Authenticate, AuthenticateResp, Bye, ByeResp,
     GetResourceList, GetResourceListResp, Hello, HelloResp, ParseMessageError, Rest,
     error::shortened,
-    fields::{decimal, merge_attributes, take_attribute},
+    fields::{merge_attributes, take_attribute},
 };
-use crate::xml::{self, Element, Limits, Node};
+use crate::{
+    decimal::decimal,
+    xml::{self, Element, Limits, Node},
+};
 
 /// Name of the root element: `pcoip-client` everywhere, `pcoip-broker` on some Connection Manager to broker legs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
