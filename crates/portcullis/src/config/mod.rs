@@ -188,7 +188,10 @@ pub(crate) fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
     };
     let length = std::fs::metadata(path)
         .map_err(|error| {
-            unreadable(format!("cannot be read: {error}"), "name an existing file with --config, or write one: see docs/configuration.md")
+            unreadable(
+                format!("cannot be read: {error}"),
+                "name an existing file with --config, or write one: see docs/configuration.md",
+            )
         })?
         .len();
     if length > MAX_FILE_BYTES {
@@ -197,7 +200,11 @@ pub(crate) fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
             "this is not a configuration of Portcullis",
         ));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| unreadable(format!("cannot be read: {error}"), "make it readable UTF-8 text"))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        unreadable(
+            format!("cannot be read: {error}"),
+            "make it readable UTF-8 text",
+        )
+    })?;
     check::check(&text, path)
 }
