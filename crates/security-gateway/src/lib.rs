@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The authorised relay between the client's network and the desktop's.
+
+pub mod core;
