@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod broker;
 pub mod client_hello;
+mod decimal;
 pub mod esp;
 pub mod license_path;
 mod log_id;
