@@ -11,11 +11,14 @@
 
 mod codec;
 pub mod keys;
+mod stream;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use codec::{Decoder, MAX_MESSAGE_BYTES, ReadSignallingError, encode, fuzz_signalling};
+pub(crate) use stream::MessageStream;
+pub use stream::ReceiveError;
 
 use crate::{flow::Received, load::Load};
 
