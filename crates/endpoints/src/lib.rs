@@ -5,8 +5,15 @@
 //! real ends say and send. What runs inside TLS on TCP 4172 ([`signalling`]) and inside ESP ([`payload`]) is our own
 //! invention, because the vendor's is not public: neither end works with a vendor's counterpart.
 
+pub mod agent;
+pub mod client;
 pub mod esp;
 pub mod flow;
 pub mod load;
 pub mod payload;
 pub mod signalling;
+mod socket;
+pub mod tag;
+
+pub use agent::{Agent, AgentConfig, AgentHandle};
+pub use client::{Client, ClientConfig, Report};

@@ -27,7 +27,7 @@ pub(crate) fn issue(certificate: Fingerprint, random: &[u8; RANDOM_BYTES]) -> Co
     back.copy_from_slice(random);
     let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + BYTES.div_ceil(3) * 4));
     text.push_str(PREFIX);
-    STANDARD.encode_string(&*bytes, &mut text);
+    STANDARD.encode_string(*bytes, &mut text);
     ConnectTag::new(&text).unwrap_or_else(|| unreachable!("base64 is printable and short"))
 }
 

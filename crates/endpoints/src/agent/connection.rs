@@ -39,6 +39,8 @@ const CONNECTIONS: usize = 4096;
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long the agent waits for packets that were sent before the client stopped.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long a client that has said good-bye waits for its licence to be back, and the connection to close.
+const RELEASE: Duration = Duration::from_secs(2);
 /// Packets sent before other work gets its turn.
 const BURST: usize = 64;
 
@@ -310,8 +312,11 @@ impl Session {
         match end {
             End::Broken => self.shared.disconnect(self.id, traffic),
             End::Bye => {
-                // The seat is free before the client sees the connection close.
                 self.shared.end(self.id, EndReason::Bye, traffic);
+                // When the client sees the connection close, seat and licence are free again.
+                if let Some(released) = &self.live.released {
+                    let _ = tokio::time::timeout(RELEASE, released.cancelled()).await;
+                }
                 self.stream.close().await;
             }
             End::Over(reason) => {

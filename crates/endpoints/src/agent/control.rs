@@ -45,9 +45,7 @@ const FAILED_NO_LICENSE: &str = "FAILED_NO_LICENSE";
 const FAILED_SHUTTING_DOWN: &str = "FAILED_SHUTTING_DOWN";
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route(PATH, post(handle))
-        .with_state(shared)
+    Router::new().route(PATH, post(handle)).with_state(shared)
 }
 
 async fn handle(
@@ -61,7 +59,7 @@ async fn handle(
             let status = match error {
                 ReadBodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 ReadBodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
-                _ => StatusCode::BAD_REQUEST,
+                ReadBodyError::Broken | _ => StatusCode::BAD_REQUEST,
             };
             return (status, error.to_string()).into_response();
         }
@@ -189,7 +187,12 @@ fn may_log_on(shared: &Shared, request: &LaunchSession) -> bool {
     let wanted = account(&logon.username);
     users.iter().any(|(name, expected)| {
         account(name) == wanted
-            && bool::from(expected.expose_secret().as_bytes().ct_eq(password.as_bytes()))
+            && bool::from(
+                expected
+                    .expose_secret()
+                    .as_bytes()
+                    .ct_eq(password.as_bytes()),
+            )
     })
 }
 
@@ -252,7 +255,8 @@ fn reply(mut answer: LaunchSessionResp, fault: Option<LaunchFault>) -> Response 
     }
     let mut document = Message::LaunchSessionResp(answer).to_document();
     if fault == Some(LaunchFault::Truncated) {
-        document.truncate(document.len() / 2);
+        let half = document.len() / 2;
+        document.truncate(half);
     }
     xml(std::mem::take(&mut *document))
 }

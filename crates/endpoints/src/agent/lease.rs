@@ -53,7 +53,8 @@ pub(crate) async fn license(
         return Ok(());
     };
     let session = admitted.session;
-    let client = LeaseClient::new(addresses, &shared.config.license.trust)
+    let client = shared
+        .lease_client(addresses)
         .map_err(LicenseError::Trust)?;
     let request = AcquireRequest {
         feature: DEFAULT_FEATURE.to_owned(),

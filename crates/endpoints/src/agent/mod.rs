@@ -224,4 +224,3 @@ async fn reap(shared: Arc<Shared>) {
     }
     shared.request_end_all(EndReason::ShuttingDown);
 }
-

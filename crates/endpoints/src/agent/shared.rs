@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_https::Fingerprint;
+use portcullis_https::{Fingerprint, identity::IssueError};
+use portcullis_license_server::LeaseClient;
 use portcullis_protocol::{
     broker::{ConnectTag, SessionId},
     esp::{self as wire, Layout},
+    license_path::LicensePath,
 };
 use tokio::{
     net::UdpSocket,
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     flows: RwLock<HashMap<Spi, Arc<SessionFlow>>>,
     events: broadcast::Sender<AgentEvent>,
+    /// The client of the licence servers asked last: usually all launches name the same.
+    licenses: Mutex<Option<(Vec<LicensePath>, LeaseClient)>>,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +128,7 @@ impl Shared {
             }),
             flows: RwLock::default(),
             events: broadcast::Sender::new(EVENTS),
+            licenses: Mutex::default(),
         }
     }
 
@@ -171,6 +176,22 @@ impl Shared {
             live.license = license;
             live.released = Some(released);
         }
+    }
+
+    /// A client of these licence servers, with kept connections when they are the same as last time.
+    pub(crate) fn lease_client(
+        &self,
+        addresses: Vec<LicensePath>,
+    ) -> Result<LeaseClient, IssueError> {
+        let mut licenses = self.licenses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, client)) = &*licenses
+            && *known == addresses
+        {
+            return Ok(client.clone());
+        }
+        let client = LeaseClient::new(addresses.clone(), &self.config.license.trust)?;
+        *licenses = Some((addresses, client.clone()));
+        Ok(client)
     }
 
     /// Licences on their way back from sessions that are over; each is cancelled on arrival.

@@ -13,6 +13,8 @@ use super::{Decoder, ReadSignallingError, encode};
 const WRITE: Duration = Duration::from_secs(5);
 /// How long a closing end waits for the other to close too, so that its last message is not cut off by a reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long an end that has said good-bye waits for the other to let go of the session and close.
+const PATIENCE: Duration = Duration::from_secs(4);
 const CHUNK_BYTES: usize = 4096;
 
 /// Why no message came.
@@ -77,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageStream<S> {
         tokio::time::timeout(WRITE, written).await?
     }
 
-    /// Closes the connection and waits a little for the other end to do so.
+    /// Closes the connection, then waits a little for the other end to do so.
     pub(crate) async fn close(mut self) {
         let farewell = async {
             self.stream.shutdown().await?;
@@ -86,5 +88,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageStream<S> {
         };
         // Closing is a courtesy: a peer that is gone already is as good.
         let _ = tokio::time::timeout(LINGER, farewell).await;
+    }
+
+    /// Waits a little for the other end to close, then closes too.
+    pub(crate) async fn close_after_peer(mut self) {
+        let farewell = async {
+            while self.stream.read(&mut self.chunk).await? > 0 {}
+            self.stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(PATIENCE, farewell).await;
     }
 }
