@@ -19,8 +19,14 @@ use crate::{
 
 /// The tests of this file.
 pub const TESTS: &[(&str, Test)] = &[
-    ("bad_input::users_are_told_what_is_wrong", users_are_told_what_is_wrong),
-    ("bad_input::nonsense_leaves_nothing_behind", nonsense_leaves_nothing_behind),
+    (
+        "bad_input::users_are_told_what_is_wrong",
+        users_are_told_what_is_wrong,
+    ),
+    (
+        "bad_input::nonsense_leaves_nothing_behind",
+        nonsense_leaves_nothing_behind,
+    ),
 ];
 
 /// How long silence is listened to.
@@ -31,22 +37,57 @@ fn users_are_told_what_is_wrong() -> Result<()> {
     let ready = demo.next_json()?;
     let failed = Some("AUTH_FAILED_UNKNOWN_USERNAME_OR_PASSWORD");
     for (typed, failing_step, result) in [
-        (Typed { password: Some("not the password"), ..Typed::default() }, 2, failed),
-        (Typed { user: Some("nobody"), ..Typed::default() }, 2, failed),
-        (Typed { desktop: Some("no such desktop"), ..Typed::default() }, 4, None),
+        (
+            Typed {
+                password: Some("not the password"),
+                ..Typed::default()
+            },
+            2,
+            failed,
+        ),
+        (
+            Typed {
+                user: Some("nobody"),
+                ..Typed::default()
+            },
+            2,
+            failed,
+        ),
+        (
+            Typed {
+                desktop: Some("no such desktop"),
+                ..Typed::default()
+            },
+            4,
+            None,
+        ),
     ] {
         let report = connect(&ready, typed)?;
         let steps: Vec<&Value> = report["steps"].as_array().into_iter().flatten().collect();
-        let first = steps.iter().find(|step| step["ok"] != true).context("all steps hold")?;
-        ensure!(report["ok"] == false && first["step"] == failing_step, "{report}");
-        ensure!(report["problem"].as_str().is_some_and(|problem| problem.len() > 20), "no sentence: {report}");
+        let first = steps
+            .iter()
+            .find(|step| step["ok"] != true)
+            .context("all steps hold")?;
+        ensure!(
+            report["ok"] == false && first["step"] == failing_step,
+            "{report}"
+        );
+        ensure!(
+            report["problem"]
+                .as_str()
+                .is_some_and(|problem| problem.len() > 20),
+            "no sentence: {report}"
+        );
         if let Some(result) = result {
             ensure!(report["result_id"] == result, "{report}");
         }
     }
     let finished = demo.stop()?;
     ensure!(finished.status.success(), "{}", finished.log);
-    ensure!(!finished.log.contains("not the password"), "a password was logged");
+    ensure!(
+        !finished.log.contains("not the password"),
+        "a password was logged"
+    );
     Ok(())
 }
 
@@ -56,7 +97,8 @@ fn nonsense_leaves_nothing_behind() -> Result<()> {
     let ready = demo.next_json()?;
     // Warm kept connections, so that they do not count.
     succeeded(&connect(&ready, Typed::default())?)?;
-    let descriptors = || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", demo.id()))?.count()) };
+    let descriptors =
+        || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/fd", demo.id()))?.count()) };
     let before = descriptors()?;
 
     let runtime = tokio::runtime::Runtime::new()?;
@@ -75,7 +117,10 @@ fn nonsense_leaves_nothing_behind() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
         after = descriptors()?;
     }
-    ensure!(after <= before, "{before} file descriptors before, {after} after");
+    ensure!(
+        after <= before,
+        "{before} file descriptors before, {after} after"
+    );
     let console = ready["console"].as_str().context("no console")?;
     let metrics = metrics(console.trim_start_matches("http://").parse()?)?;
     for gauge in [
@@ -85,10 +130,20 @@ fn nonsense_leaves_nothing_behind() -> Result<()> {
         "portcullis_gateway_grants_pending",
         "portcullis_license_used",
     ] {
-        ensure!(value(&metrics, gauge) == Some(0.0), "{gauge} is not 0:\n{metrics}");
+        ensure!(
+            value(&metrics, gauge) == Some(0.0),
+            "{gauge} is not 0:\n{metrics}"
+        );
     }
-    for counter in ["portcullis_manager_rejects_total", "portcullis_gateway_refused_total", "portcullis_gateway_dropped_total"] {
-        ensure!(value(&metrics, counter) > Some(0.0), "{counter} counted nothing:\n{metrics}");
+    for counter in [
+        "portcullis_manager_rejects_total",
+        "portcullis_gateway_refused_total",
+        "portcullis_gateway_dropped_total",
+    ] {
+        ensure!(
+            value(&metrics, counter) > Some(0.0),
+            "{counter} counted nothing:\n{metrics}"
+        );
     }
     demo.stop()?;
     Ok(())
@@ -97,33 +152,73 @@ fn nonsense_leaves_nothing_behind() -> Result<()> {
 async fn nonsense_on_the_front_door(ready: &Value) -> Result<()> {
     let front_door = ready["front_door"].as_str().context("no front door")?;
     let authorities = read_certificates(ready["ca"].as_str().context("no ca")?.as_ref())?;
-    let client = Client::new(&Trust::Authorities(authorities), None, ClientOptions::default())?;
+    let client = Client::new(
+        &Trust::Authorities(authorities),
+        None,
+        ClientOptions::default(),
+    )?;
     let uri = format!("{front_door}/pcoip-broker/xml");
-    let document = |message: &str| format!("<?xml version=\"1.0\"?><pcoip-client version=\"2.1\">{message}</pcoip-client>");
+    let document = |message: &str| {
+        format!("<?xml version=\"1.0\"?><pcoip-client version=\"2.1\">{message}</pcoip-client>")
+    };
     let entity = "<?xml version=\"1.0\"?><!DOCTYPE p [<!ENTITY x \"y\">]><pcoip-client version=\"2.1\"><bye>&x;</bye></pcoip-client>";
     for (what, body, status) in [
         ("nothing", String::new(), 400),
         ("no XML", "hello there".to_owned(), 400),
         ("an entity", entity.to_owned(), 400),
-        ("a deep document", document(&("<a>".repeat(100) + &"</a>".repeat(100))), 400),
+        (
+            "a deep document",
+            document(&("<a>".repeat(100) + &"</a>".repeat(100))),
+            400,
+        ),
         ("two messages", document("<bye/><bye/>"), 400),
-        ("no version", "<pcoip-client><bye/></pcoip-client>".to_owned(), 400),
+        (
+            "no version",
+            "<pcoip-client><bye/></pcoip-client>".to_owned(),
+            400,
+        ),
         ("ten mebibytes", "x".repeat(10 * 1024 * 1024), 413),
-        ("a list without a session", document("<get-resource-list/>"), 500),
-        ("an allocation without a session", document("<allocate-resource><resource-id>1</resource-id></allocate-resource>"), 500),
+        (
+            "a list without a session",
+            document("<get-resource-list/>"),
+            500,
+        ),
+        (
+            "an allocation without a session",
+            document("<allocate-resource><resource-id>1</resource-id></allocate-resource>"),
+            500,
+        ),
         ("an unknown message", document("<surprise/>"), 500),
     ] {
-        let request = http::Request::post(&uri).header("Content-Type", "text/xml").body(Bytes::from(body))?;
+        let request = http::Request::post(&uri)
+            .header("Content-Type", "text/xml")
+            .body(Bytes::from(body))?;
         match client.send(request).await {
-            Ok(reply) => ensure!(reply.status == status, "{what} is answered {}", reply.status),
+            Ok(reply) => ensure!(
+                reply.status == status,
+                "{what} is answered {}",
+                reply.status
+            ),
             // The server may close before it has read ten mebibytes.
             Err(error) => ensure!(status == 413, "{what} is not answered: {error:?}"),
         }
     }
-    let reply = client.send(http::Request::get(&uri).body(Bytes::new())?).await?;
-    ensure!(reply.status == 200, "a load balancer's probe is answered {}", reply.status);
-    let reply = client.send(http::Request::get(format!("{front_door}/health")).body(Bytes::new())?).await?;
-    ensure!(reply.body.as_slice() == br#"{"code":200,"status":"success"}"#, "{:?}", String::from_utf8_lossy(&reply.body));
+    let reply = client
+        .send(http::Request::get(&uri).body(Bytes::new())?)
+        .await?;
+    ensure!(
+        reply.status == 200,
+        "a load balancer's probe is answered {}",
+        reply.status
+    );
+    let reply = client
+        .send(http::Request::get(format!("{front_door}/health")).body(Bytes::new())?)
+        .await?;
+    ensure!(
+        reply.body.as_slice() == br#"{"code":200,"status":"success"}"#,
+        "{:?}",
+        String::from_utf8_lossy(&reply.body)
+    );
     Ok(())
 }
 
@@ -133,7 +228,15 @@ fn nonsense_on_tcp_4172(gateway: SocketAddr) -> Result<()> {
     for (what, bytes) in [
         ("no TLS", &b"GET / HTTP/1.1\r\n\r\n"[..]),
         ("a server name nobody was granted", &hello),
-        ("an endless ClientHello", &[&[0x16, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff], &[0; 17_000]].concat()),
+        (
+            "an endless ClientHello",
+            &[
+                &[0x16, 3, 1, 0x40, 0][..],
+                &[1, 0, 0xff, 0xff],
+                &[0; 17_000],
+            ]
+            .concat(),
+        ),
     ] {
         let mut stream = TcpStream::connect(gateway)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -142,7 +245,10 @@ fn nonsense_on_tcp_4172(gateway: SocketAddr) -> Result<()> {
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
             Ok(_) => ensure!(answer.is_empty(), "{what} is answered {answer:?}"),
-            Err(error) => ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "{what}: {error}"),
+            Err(error) => ensure!(
+                error.kind() == std::io::ErrorKind::ConnectionReset,
+                "{what}: {error}"
+            ),
         }
     }
     Ok(())
@@ -180,7 +286,10 @@ fn metrics(console: SocketAddr) -> Result<String> {
 fn value(metrics: &str, name: &str) -> Option<f64> {
     let values = metrics
         .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+        .filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        })
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
     values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }

@@ -22,7 +22,11 @@ const THREADS: usize = 8;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let without_hosts = if arguments.list { Ok(None) } else { support::prepare() };
+    let without_hosts = if arguments.list {
+        Ok(None)
+    } else {
+        support::prepare()
+    };
     let without_hosts = match without_hosts {
         Ok(reason) => reason,
         Err(error) => {
@@ -44,5 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn trial(name: &str, test: support::Test) -> Trial {
-    Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:?}"))))
+    Trial::test(name, move || {
+        test().map_err(|error| Failed::from(format!("{error:?}")))
+    })
 }

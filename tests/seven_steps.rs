@@ -34,11 +34,23 @@ fn the_table_is_enough() -> Result<()> {
     let before = site.file_descriptors("gateway")?;
     let (report, _) = site.connect(GATEWAY, 2)?;
     all_seven(&report)?;
-    ensure!(report["via"].as_str().is_some_and(|via| via.starts_with(GATEWAY)), "not through the gateway: {report}");
+    ensure!(
+        report["via"]
+            .as_str()
+            .is_some_and(|via| via.starts_with(GATEWAY)),
+        "not through the gateway: {report}"
+    );
     for row in &TABLE {
-        ensure!(site.lab.counted(row.name)? > 0, "the row {:?} was not needed", row.name);
+        ensure!(
+            site.lab.counted(row.name)? > 0,
+            "the row {:?} was not needed",
+            row.name
+        );
     }
-    ensure!(site.lab.counted("dropped")? == 0, "something tried to pass outside the table");
+    ensure!(
+        site.lab.counted("dropped")? == 0,
+        "something tried to pass outside the table"
+    );
 
     // A second session on the same desktop shows that the first one's licence, of which there is one, came back.
     let (report, _) = site.connect(GATEWAY, 1)?;
@@ -46,19 +58,35 @@ fn the_table_is_enough() -> Result<()> {
     left_nothing(&site)?;
     let after = site.file_descriptors("gateway")?;
     // Kept connections to broker and agent may stay for the next session.
-    ensure!(after <= before + 2, "{before} file descriptors before, {after} after");
+    ensure!(
+        after <= before + 2,
+        "{before} file descriptors before, {after} after"
+    );
     no_secret_in(site.stop()?)
 }
 
 /// Connection Manager and Security Gateway as processes on hosts of their own, with the control link between them.
 fn roles_apart() -> Result<()> {
     let moved = |row: &Row| match row.name {
-        "client to Connection Manager" => Row { destination: MANAGER, ..row.clone() },
-        "Connection Manager to broker" | "Connection Manager to agent" => Row { source: MANAGER, ..row.clone() },
+        "client to Connection Manager" => Row {
+            destination: MANAGER,
+            ..row.clone()
+        },
+        "Connection Manager to broker" | "Connection Manager to agent" => Row {
+            source: MANAGER,
+            ..row.clone()
+        },
         _ => row.clone(),
     };
     let mut rows: Vec<Row> = TABLE.iter().map(moved).collect();
-    rows.push(row("Connection Manager to gateway", MANAGER, None, GATEWAY, "tcp", 4173));
+    rows.push(row(
+        "Connection Manager to gateway",
+        MANAGER,
+        None,
+        GATEWAY,
+        "tcp",
+        4173,
+    ));
     let mut site = Site::new(&rows)?;
     site.start_back_office()?;
     site.serve(
@@ -83,8 +111,16 @@ fn roles_apart() -> Result<()> {
     )?;
     let (report, _) = site.connect(MANAGER, 1)?;
     all_seven(&report)?;
-    ensure!(report["via"].as_str().is_some_and(|via| via.starts_with(GATEWAY)), "not through the gateway: {report}");
-    ensure!(site.lab.counted("dropped")? == 0, "something tried to pass outside the table");
+    ensure!(
+        report["via"]
+            .as_str()
+            .is_some_and(|via| via.starts_with(GATEWAY)),
+        "not through the gateway: {report}"
+    );
+    ensure!(
+        site.lab.counted("dropped")? == 0,
+        "something tried to pass outside the table"
+    );
     left_nothing(&site)?;
     no_secret_in(site.stop()?)
 }
@@ -111,8 +147,16 @@ fn lan() -> Result<()> {
     )?;
     let (report, _) = site.connect(GATEWAY, 1)?;
     all_seven(&report)?;
-    ensure!(report["via"].as_str().is_some_and(|via| via.starts_with(AGENT)), "not straight to the agent: {report}");
-    ensure!(site.lab.counted("dropped")? == 0, "something tried to pass outside the table");
+    ensure!(
+        report["via"]
+            .as_str()
+            .is_some_and(|via| via.starts_with(AGENT)),
+        "not straight to the agent: {report}"
+    );
+    ensure!(
+        site.lab.counted("dropped")? == 0,
+        "something tried to pass outside the table"
+    );
     no_secret_in(site.stop()?)
 }
 
@@ -120,11 +164,20 @@ fn lan() -> Result<()> {
 fn all_seven(report: &Value) -> Result<()> {
     ensure!(report["ok"] == true, "{report}");
     let steps: Vec<&Value> = report["steps"].as_array().into_iter().flatten().collect();
-    ensure!(steps.len() == 7 && steps.iter().all(|step| step["ok"] == true), "{report}");
+    ensure!(
+        steps.len() == 7 && steps.iter().all(|step| step["ok"] == true),
+        "{report}"
+    );
     for direction in ["down", "up"] {
         let flow = &report["udp"][direction];
-        ensure!(flow["sent"].as_u64() > Some(10), "hardly anything was sent {direction}: {report}");
-        ensure!(flow["sent"] == flow["received"] && flow["lost"] == 0, "packets were lost {direction}: {report}");
+        ensure!(
+            flow["sent"].as_u64() > Some(10),
+            "hardly anything was sent {direction}: {report}"
+        );
+        ensure!(
+            flow["sent"] == flow["received"] && flow["lost"] == 0,
+            "packets were lost {direction}: {report}"
+        );
     }
     Ok(())
 }

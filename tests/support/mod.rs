@@ -22,11 +22,17 @@ pub const PORTCULLIS: &str = env!("CARGO_BIN_EXE_portcullis");
 pub fn prepare() -> Result<Option<String>> {
     let missing = debian::missing();
     if !is_root() {
-        let packages = if missing.is_empty() { String::new() } else { format!(" and {}", missing.join(", ")) };
+        let packages = if missing.is_empty() {
+            String::new()
+        } else {
+            format!(" and {}", missing.join(", "))
+        };
         return Ok(Some(format!("they need root{packages}")));
     }
     debian::install(&missing)?;
-    Ok(lab::possible().err().map(|error| format!("this root may not create network namespaces: {error:#}")))
+    Ok(lab::possible()
+        .err()
+        .map(|error| format!("this root may not create network namespaces: {error:#}")))
 }
 
 /// A `portcullis` command on this host.
@@ -42,5 +48,8 @@ pub fn root() -> PathBuf {
 }
 
 fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -34,13 +34,62 @@ pub const PASSWORD: &str = "Zwölf Boxkämpfer jagen Viktor";
 
 /// The rows of the mission's firewall table, in its order.
 pub const TABLE: [Row; 7] = [
-    row("client to Connection Manager", CLIENT, None, GATEWAY, "tcp", 443),
-    row("Connection Manager to broker", GATEWAY, None, BROKER, "tcp", 443),
-    row("Connection Manager to agent", GATEWAY, None, AGENT, "tcp", 60443),
-    row("client to gateway, data", CLIENT, None, GATEWAY, "udp", 4172),
-    row("client to gateway, control", CLIENT, None, GATEWAY, "tcp", 4172),
-    row("gateway to agent, control", GATEWAY, None, AGENT, "tcp", 4172),
-    row("gateway to agent, data", GATEWAY, Some(55_000), AGENT, "udp", 4172),
+    row(
+        "client to Connection Manager",
+        CLIENT,
+        None,
+        GATEWAY,
+        "tcp",
+        443,
+    ),
+    row(
+        "Connection Manager to broker",
+        GATEWAY,
+        None,
+        BROKER,
+        "tcp",
+        443,
+    ),
+    row(
+        "Connection Manager to agent",
+        GATEWAY,
+        None,
+        AGENT,
+        "tcp",
+        60443,
+    ),
+    row(
+        "client to gateway, data",
+        CLIENT,
+        None,
+        GATEWAY,
+        "udp",
+        4172,
+    ),
+    row(
+        "client to gateway, control",
+        CLIENT,
+        None,
+        GATEWAY,
+        "tcp",
+        4172,
+    ),
+    row(
+        "gateway to agent, control",
+        GATEWAY,
+        None,
+        AGENT,
+        "tcp",
+        4172,
+    ),
+    row(
+        "gateway to agent, data",
+        GATEWAY,
+        Some(55_000),
+        AGENT,
+        "udp",
+        4172,
+    ),
 ];
 
 /// One row.
@@ -52,7 +101,14 @@ pub const fn row(
     protocol: &'static str,
     port: u16,
 ) -> Row {
-    Row { name, source, source_port, destination, protocol, port }
+    Row {
+        name,
+        source,
+        source_port,
+        destination,
+        protocol,
+        port,
+    }
 }
 
 /// The hosts, and what runs on them.
@@ -68,9 +124,13 @@ impl Site {
     /// Hosts for everybody, and the firewall's table. Nothing runs yet.
     pub fn new(rows: &[Row]) -> Result<Self> {
         let mut lab = Lab::new()?;
-        for (name, address) in
-            [("client", CLIENT), ("gateway", GATEWAY), ("manager", MANAGER), ("broker", BROKER), ("agent", AGENT)]
-        {
+        for (name, address) in [
+            ("client", CLIENT),
+            ("gateway", GATEWAY),
+            ("manager", MANAGER),
+            ("broker", BROKER),
+            ("agent", AGENT),
+        ] {
             lab.host(name, address)?;
         }
         lab.neighbour("licenses", LICENSES, "agent", "10.77.3.254")?;
@@ -79,7 +139,12 @@ impl Site {
         let authority = Authority::generate("Test site")?;
         fs::write(folder.path().join("ca.pem"), authority.certificate_pem())?;
         fs::write(folder.path().join("password"), PASSWORD)?;
-        Ok(Self { lab, processes: Vec::new(), authority, folder })
+        Ok(Self {
+            lab,
+            processes: Vec::new(),
+            authority,
+            folder,
+        })
     }
 
     /// Starts what is not under test: licence server, desktop and broker.
@@ -92,11 +157,33 @@ impl Site {
         )?;
         let ca = self.path("ca.pem");
         let mut agent = self.lab.command("agent", PORTCULLIS);
-        agent.args(["agent", "--listen", "0.0.0.0:60443", "--data", "0.0.0.0:4172", "--address", AGENT]);
-        agent.args(["--hostname", "WS-17", "--require-license", "--json", "--license-ca"]).arg(ca);
+        agent.args([
+            "agent",
+            "--listen",
+            "0.0.0.0:60443",
+            "--data",
+            "0.0.0.0:4172",
+            "--address",
+            AGENT,
+        ]);
+        agent
+            .args([
+                "--hostname",
+                "WS-17",
+                "--require-license",
+                "--json",
+                "--license-ca",
+            ])
+            .arg(ca);
         self.start("agent", agent)?;
-        let hash = portcullis(&["hash-password", "--password-file"]).arg(self.path("password")).output()?;
-        ensure!(hash.status.success(), "{}", String::from_utf8_lossy(&hash.stderr));
+        let hash = portcullis(&["hash-password", "--password-file"])
+            .arg(self.path("password"))
+            .output()?;
+        ensure!(
+            hash.status.success(),
+            "{}",
+            String::from_utf8_lossy(&hash.stderr)
+        );
         let hash = String::from_utf8(hash.stdout)?;
         self.serve(
             "broker",
@@ -116,7 +203,10 @@ impl Site {
     pub fn serve(&mut self, host: &'static str, address: &str, configuration: &str) -> Result<()> {
         let issued = self.authority.issue_pem(&[address])?;
         fs::write(self.path(&format!("{host}.pem")), &issued.certificate)?;
-        fs::write(self.path(&format!("{host}.key")), issued.key.expose_secret())?;
+        fs::write(
+            self.path(&format!("{host}.key")),
+            issued.key.expose_secret(),
+        )?;
         let file = self.path(&format!("{host}.toml"));
         fs::write(&file, configuration)?;
         let mut command = self.lab.command(host, PORTCULLIS);
@@ -128,8 +218,22 @@ impl Site {
     pub fn connect(&self, server: &str, seconds: u32) -> Result<(Value, Finished)> {
         let mut command = self.lab.command("client", PORTCULLIS);
         command
-            .args(["client", "connect", "--server", &format!("https://{server}"), "--user", "ada", "--json"])
-            .args(["--desktop", "workstation 17", "--seconds", &seconds.to_string(), "--ca"])
+            .args([
+                "client",
+                "connect",
+                "--server",
+                &format!("https://{server}"),
+                "--user",
+                "ada",
+                "--json",
+            ])
+            .args([
+                "--desktop",
+                "workstation 17",
+                "--seconds",
+                &seconds.to_string(),
+                "--ca",
+            ])
             .arg(self.path("ca.pem"))
             .arg("--password-file")
             .arg(self.path("password"));
@@ -140,11 +244,18 @@ impl Site {
     /// A metric of a host's console, summed over its labels.
     pub fn metric(&self, host: &str, name: &str) -> Result<f64> {
         let script = "exec 3<>/dev/tcp/127.0.0.1/9172 && printf 'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
-        let output = self.lab.command(host, "bash").args(["-c", script]).output()?;
+        let output = self
+            .lab
+            .command(host, "bash")
+            .args(["-c", script])
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         let values: Vec<f64> = text
             .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
+            })
             .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
             .collect();
         ensure!(!values.is_empty(), "no metric {name} on {host}:\n{text}");
@@ -153,7 +264,11 @@ impl Site {
 
     /// File descriptors the process on a host holds.
     pub fn file_descriptors(&self, host: &str) -> Result<usize> {
-        let (_, process) = self.processes.iter().find(|(name, _)| *name == host).context("nothing runs there")?;
+        let (_, process) = self
+            .processes
+            .iter()
+            .find(|(name, _)| *name == host)
+            .context("nothing runs there")?;
         Ok(fs::read_dir(format!("/proc/{}/fd", process.id()))?.count())
     }
 
@@ -162,7 +277,12 @@ impl Site {
         let mut logs = Vec::new();
         for (host, process) in std::mem::take(&mut self.processes).into_iter().rev() {
             let finished = process.stop()?;
-            ensure!(finished.status.success(), "{host} ended with {}:\n{}", finished.status, finished.log);
+            ensure!(
+                finished.status.success(),
+                "{host} ended with {}:\n{}",
+                finished.status,
+                finished.log
+            );
             logs.push((host, finished.log));
         }
         Ok(logs)
@@ -171,7 +291,9 @@ impl Site {
     fn start(&mut self, host: &'static str, mut command: Command) -> Result<()> {
         command.env("PORTCULLIS_LOG", "trace");
         let mut process = Process::start(command)?;
-        let ready = process.next_json().with_context(|| format!("{host} did not get ready"))?;
+        let ready = process
+            .next_json()
+            .with_context(|| format!("{host} did not get ready"))?;
         ensure!(ready["ready"] == true, "{host} said {ready}");
         self.processes.push((host, process));
         Ok(())

@@ -278,7 +278,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Prob
                 ReadBodyError::TimedOut => {
                     Problem::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
                 }
-                _ => Problem::bad_request(message),
+                ReadBodyError::Broken | _ => Problem::bad_request(message),
             }
         })?;
     serde_json::from_slice(&bytes).map_err(|error| {

@@ -14,7 +14,9 @@ const VARIABLE: &str = "PORTCULLIS_LOG";
 pub(crate) fn start(level: &str, format: LogFormat) -> Result<()> {
     let directives = std::env::var(VARIABLE).unwrap_or_else(|_| level.to_owned());
     let filter = parse(&directives).with_context(|| format!("{directives:?} is no log level"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -483,6 +483,14 @@ fn target_of_a_broker_that_does_not_launch() {
     let Response::AllocateResource(answer) = message else {
         panic!("{message:?}")
     };
+    // The discarded elements do not count for the place of what is kept.
+    let kept = response(&document(
+        "<allocate-resource-resp>
+            <result><result-id>ALLOC_SUCCESSFUL</result-id></result>
+            <target><port a='1'/><x/><session-id> </session-id><y/></target>
+        </allocate-resource-resp>",
+    ));
+    assert!(written_response(kept).contains("<target><x/><y/></target>"));
     assert_eq!(
         answer.target,
         Some(Target {
