@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The tests of this file.
-pub const TESTS: &[(&str, Test)] = &[
+pub(crate) const TESTS: &[(&str, Test)] = &[
     (
         "bad_input::users_are_told_what_is_wrong",
         users_are_told_what_is_wrong,

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// The tests of this file: one a row.
-pub const TESTS: &[(&str, Test)] = &[
+pub(crate) const TESTS: &[(&str, Test)] = &[
     ("firewall::without_client_to_manager", || {
         without("client to Connection Manager", 1, "TCP 443")
     }),

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// The tests of this file.
-pub const TESTS: &[(&str, Test)] = &[
+pub(crate) const TESTS: &[(&str, Test)] = &[
     ("seven_steps::the_table_is_enough", the_table_is_enough),
     ("seven_steps::roles_apart", roles_apart),
     ("seven_steps::lan", lan),

@@ -37,9 +37,7 @@ impl Broker for InProcessBroker {
                 HandleError::NoSession { .. }
                 | HandleError::OutOfOrder { .. }
                 | HandleError::UnknownMessage { .. } => BrokerFailure::Refused { status: OUT_OF_ORDER },
-                HandleError::TooManySessions | HandleError::Random(_) => {
-                    BrokerFailure::Refused { status: UNAVAILABLE }
-                }
+                _ => BrokerFailure::Refused { status: UNAVAILABLE },
             })?;
             if let Some(session) = answer.session {
                 cookies.set(SESSION, &session.expose());

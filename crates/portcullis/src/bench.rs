@@ -14,7 +14,7 @@ use portcullis_endpoints::{
     client::{EstablishError, ServerUrl},
 };
 use portcullis_https::Trust;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -128,7 +128,7 @@ fn configuration(arguments: &Establish, password: &SecretString, agent_port: u16
             "[[broker.user]]\nname = \"user-{user}\"\npassword_hash = \"{}\"\n\
              [[broker.desktop]]\nid = \"desktop-{user}\"\naddress = \"127.0.0.1\"\n\
              [[broker.entitlement]]\nuser = \"user-{user}\"\ndesktop = \"desktop-{user}\"\n",
-            hash.expose_secret()
+            hash
         )?;
     }
     Ok(text)

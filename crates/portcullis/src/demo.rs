@@ -306,7 +306,7 @@ fn directory(password: &SecretString, agent: IpAddr) -> Result<Directory> {
     let user = UserConfig {
         name: USER.to_owned(),
         domain: String::new(),
-        password_hash: hash_password(password, Argon2Params::default())?,
+        password_hash: hash_password(password, Argon2Params::default())?.into(),
     };
     let desktop = DesktopConfig {
         id: DESKTOP_ID.to_owned(),

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use portcullis_broker::{Argon2Params, hash_password};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::{cli::HashPassword, terminal};
@@ -23,7 +23,7 @@ pub(crate) fn hash(arguments: &HashPassword) -> Result<ExitCode> {
         Some(path) => read_file(path)?,
         None => read(io::stdin().lock()).context("cannot read a password from standard input")?,
     };
-    terminal::line(hash_password(&password, Argon2Params::default())?.expose_secret())?;
+    terminal::line(&hash_password(&password, Argon2Params::default())?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -46,6 +46,8 @@ fn read(source: impl Read) -> Result<SecretString> {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]

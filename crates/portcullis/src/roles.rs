@@ -8,9 +8,10 @@ use portcullis_broker::{
     Broker as EmbeddedBroker, BrokerConfig, BrokerInfo,
 };
 use portcullis_connection_manager::{
-    Broker, ConnectionManager, Gateway, HttpsAgent, HttpsAgentOptions, HttpsBroker, HttpsBrokerOptions, ManagerConfig,
-    PcmInfo,
+    Broker, ConnectionManager, Gateway, HttpsAgent, HttpsBroker, ManagerConfig, PcmInfo,
+    adapters::{HttpsAgentOptions, HttpsBrokerOptions},
 };
+use portcullis_console::ConsoleSources;
 use portcullis_https::{Identity, Server, ServerLimits};
 use portcullis_license_server::{FeatureConfig, Handle as LicenseHandle, LicenseServer, LicenseServerConfig, PoolConfig};
 use portcullis_protocol::broker::Root;
@@ -284,14 +285,14 @@ impl Building {
         let listener = bind(section.listen, "console").await?;
         self.addresses.console = Some(listener.local_addr()?);
         let gateway = self.gateway.clone();
-        let router = portcullis_console::router(portcullis_console::ConsoleSources {
+        let sources = ConsoleSources {
             registry: Arc::new(std::mem::take(&mut self.registry)),
             sessions: Arc::new(move || {
                 let sessions = gateway.iter().flat_map(GatewayHandle::sessions);
                 sessions.filter_map(|session| serde_json::to_value(session).ok()).collect()
             }),
-            token: section.token,
-        });
+        };
+        let router = portcullis_console::router(sources, section.token);
         let mut stage = Stage::new("console");
         let server = Server::new(listener, None, ServerLimits::default());
         stage.tasks.spawn(server.serve(router, stage.shutdown.clone()));

@@ -1,7 +1,6 @@
 //! From the shape of the file to what the roles run on: every value is checked here, and nowhere later.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
@@ -12,7 +11,7 @@ use ipnet::IpNet;
 use portcullis_broker::{DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig};
 use portcullis_https::{CertificateDer, Fingerprint, Identity, Trust, identity::read_certificates};
 use portcullis_protocol::{agent, license_path::LicensePath};
-use portcullis_security_gateway::DEFAULT_MAX_SESSIONS;
+use portcullis_security_gateway::core::DEFAULT_MAX_SESSIONS;
 use secrecy::SecretString;
 use toml::Spanned;
 
@@ -459,7 +458,7 @@ impl Checker {
             max_sessions: self.count(
                 section.max_sessions,
                 "security_gateway.max_sessions",
-                10_000,
+                DEFAULT_MAX_SESSIONS,
             ),
             grant: self.seconds(
                 section.grant_seconds,
