@@ -1,7 +1,12 @@
 //! A small company: a client outside, a gateway host, a broker host, a desktop with its licence server, and a firewall in
 //! the middle of them.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_https::Authority;
@@ -15,6 +20,9 @@ use super::{
     portcullis,
     process::{Finished, Process},
 };
+
+/// How long the gateway may take to let go of a session: its grace for a closed connection, and then some.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The client, out in the world.
 pub(crate) const CLIENT: &str = "198.51.100.10";
@@ -200,7 +208,12 @@ impl Site {
     }
 
     /// Starts `portcullis serve` on a host, with a certificate for its address in `HOST.pem` and `HOST.key`.
-    pub(crate) fn serve(&mut self, host: &'static str, address: &str, configuration: &str) -> Result<()> {
+    pub(crate) fn serve(
+        &mut self,
+        host: &'static str,
+        address: &str,
+        configuration: &str,
+    ) -> Result<()> {
         let issued = self.authority.issue_pem(&[address])?;
         fs::write(self.path(&format!("{host}.pem")), &issued.certificate)?;
         fs::write(
@@ -243,7 +256,7 @@ impl Site {
 
     /// A metric of a host's console, summed over its labels.
     pub(crate) fn metric(&self, host: &str, name: &str) -> Result<f64> {
-        let script = "exec 3<>/dev/tcp/127.0.0.1/9172 && printf 'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
+        let script = "exec 3<>/dev/tcp/127.0.0.1/9172 && printf 'GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
         let output = self
             .lab
             .command(host, "bash")
@@ -260,6 +273,22 @@ impl Site {
             .collect();
         ensure!(!values.is_empty(), "no metric {name} on {host}:\n{text}");
         Ok(values.iter().sum())
+    }
+
+    /// Waits until a metric is 0.
+    pub(crate) fn falls_to_zero(&self, host: &str, name: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(host, name)?;
+            if value == 0.0 {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{name} is still {value} on {host} after {PATIENCE:?}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// File descriptors the process on a host holds.

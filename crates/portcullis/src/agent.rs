@@ -27,9 +27,17 @@ pub(crate) async fn run(arguments: cli::Agent) -> Result<ExitCode> {
         advertised: arguments.address,
         hostname: arguments.hostname,
         unique_sni: arguments.sessions > 1,
-        users: arguments.users_file.as_deref().map(read_users).transpose()?,
+        users: arguments
+            .users_file
+            .as_deref()
+            .map(read_users)
+            .transpose()?,
         max_sessions: arguments.sessions,
-        license: LicensePolicy { trust, addresses: None, require: arguments.require_license },
+        license: LicensePolicy {
+            trust,
+            addresses: None,
+            require: arguments.require_license,
+        },
         ..AgentConfig::default()
     })
     .await?;
@@ -57,13 +65,21 @@ pub(crate) async fn run(arguments: cli::Agent) -> Result<ExitCode> {
 
 /// Reads `name:password` lines; empty lines and lines that begin with `#` do not count.
 fn read_users(path: &Path) -> Result<Vec<(String, SecretString)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read users from {}", path.display()))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read users from {}", path.display()))?;
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     lines
         .map(|(index, line)| {
-            let (name, password) = line
-                .split_once(':')
-                .with_context(|| format!("{}:{}: not of the form name:password", path.display(), index + 1))?;
+            let (name, password) = line.split_once(':').with_context(|| {
+                format!(
+                    "{}:{}: not of the form name:password",
+                    path.display(),
+                    index + 1
+                )
+            })?;
             Ok((name.trim().to_owned(), SecretString::from(password)))
         })
         .collect()

@@ -57,7 +57,14 @@ pub(crate) async fn establish(arguments: Establish) -> Result<ExitCode> {
     let password = SecretString::from(Uuid::new_v4().simple().to_string());
     let sessions = arguments.concurrency * 4 + arguments.users;
     let mut agent = Role::start(&[
-        "agent", "--listen", "127.0.0.1:0", "--data", "127.0.0.1:0", "--sessions", &sessions.to_string(), "--require-license",
+        "agent",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        "127.0.0.1:0",
+        "--sessions",
+        &sessions.to_string(),
+        "--require-license",
         "--json",
     ])
     .await
@@ -71,11 +78,17 @@ pub(crate) async fn establish(arguments: Establish) -> Result<ExitCode> {
         .context("cannot start the server")?;
     let ready_ms = milliseconds_since(started);
 
-    let outcome = measure(&arguments, &password, port(&server.ready, "connection_manager")?).await;
+    let outcome = measure(
+        &arguments,
+        &password,
+        port(&server.ready, "connection_manager")?,
+    )
+    .await;
     server.stop().await?;
     agent.stop().await?;
     let (elapsed, latencies, failures) = outcome?;
-    let milliseconds = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
+    let milliseconds =
+        |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
     let figures = Figures {
         establishments_per_s: f64::from(u32::try_from(latencies.len())?) / elapsed.as_secs_f64(),
         p50_ms: milliseconds(latencies.value_at_quantile(0.50)),
@@ -92,24 +105,46 @@ pub(crate) async fn establish(arguments: Establish) -> Result<ExitCode> {
     if arguments.json {
         terminal::json(&figures)?;
     } else {
-        let hashing = if arguments.full_hashing { "at full cost" } else { "at the lowest cost" };
+        let hashing = if arguments.full_hashing {
+            "at full cost"
+        } else {
+            "at the lowest cost"
+        };
         terminal::line(&format!(
             "{} users, {} at a time, each through all seven steps to the first UDP round trip; passwords hashed {hashing}",
             figures.users, figures.concurrency
         ))?;
-        terminal::line(&format!("  establishments/s   {:>10.1}", figures.establishments_per_s))?;
+        terminal::line(&format!(
+            "  establishments/s   {:>10.1}",
+            figures.establishments_per_s
+        ))?;
         terminal::line(&format!("  median             {:>10.1} ms", figures.p50_ms))?;
         terminal::line(&format!("  99th percentile    {:>10.1} ms", figures.p99_ms))?;
         terminal::line(&format!("  failed             {:>10}", figures.failed))?;
-        terminal::line(&format!("  process ready in   {:>10.1} ms", figures.ready_ms))?;
+        terminal::line(&format!(
+            "  process ready in   {:>10.1} ms",
+            figures.ready_ms
+        ))?;
     }
-    Ok(if figures.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if figures.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Everything but the agent in one process, with a desktop for each user.
-fn configuration(arguments: &Establish, password: &SecretString, agent_port: u16) -> Result<String> {
+fn configuration(
+    arguments: &Establish,
+    password: &SecretString,
+    agent_port: u16,
+) -> Result<String> {
     use std::fmt::Write as _;
-    let cost = if arguments.full_hashing { Argon2Params::default() } else { Argon2Params::cheap() };
+    let cost = if arguments.full_hashing {
+        Argon2Params::default()
+    } else {
+        Argon2Params::cheap()
+    };
     let hash = hash_password(password, cost)?;
     let licenses = free_port()?;
     let total = arguments.users + WARM_UP;
@@ -142,13 +177,16 @@ async fn measure(
 ) -> Result<(Duration, Histogram<u64>, Vec<String>)> {
     let server: ServerUrl = format!("https://127.0.0.1:{port}").parse()?;
     let client = |user: u32| {
-        let mut config = ClientConfig::new(server.clone(), format!("user-{user}"), password.clone());
+        let mut config =
+            ClientConfig::new(server.clone(), format!("user-{user}"), password.clone());
         config.trust = Trust::DangerAcceptAnyCertificate;
         config.local_address = Some(address(user));
         Client::establish(config)
     };
     for user in arguments.users..arguments.users + WARM_UP {
-        client(user).await.map_err(|error| anyhow::anyhow!("warm-up: {}", sentence(&error)))?;
+        client(user)
+            .await
+            .map_err(|error| anyhow::anyhow!("warm-up: {}", sentence(&error)))?;
     }
     let mut latencies = Histogram::new_with_max(MAX_MICROSECONDS, 3)?;
     let mut failures = Vec::new();
@@ -181,13 +219,19 @@ fn address(user: u32) -> IpAddr {
 }
 
 fn port(ready: &Value, role: &str) -> Result<u16> {
-    let address = ready[role].as_str().with_context(|| format!("{role} is missing in {ready}"))?;
-    let (_, port) = address.rsplit_once(':').context("an address without a port")?;
+    let address = ready[role]
+        .as_str()
+        .with_context(|| format!("{role} is missing in {ready}"))?;
+    let (_, port) = address
+        .rsplit_once(':')
+        .context("an address without a port")?;
     Ok(port.parse()?)
 }
 
 fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 /// A process of this same command.
@@ -206,7 +250,9 @@ impl Role {
             .kill_on_drop(true)
             .spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
-        let line = tokio::time::timeout(READY, lines.next_line()).await.context("not ready in time")??;
+        let line = tokio::time::timeout(READY, lines.next_line())
+            .await
+            .context("not ready in time")??;
         let ready: Value = serde_json::from_str(&line.context("it ended before it was ready")?)?;
         ensure!(ready["ready"] == true, "it said {ready}");
         // Its events are nobody's business here, but the pipe must not fill.
@@ -218,9 +264,16 @@ impl Role {
     }
 
     async fn stop(&mut self) -> Result<()> {
-        let Some(id) = self.child.id() else { return Ok(()) };
-        Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
-        let status = tokio::time::timeout(END, self.child.wait()).await.context("a process did not end in time")??;
+        let Some(id) = self.child.id() else {
+            return Ok(());
+        };
+        Command::new("kill")
+            .args(["-TERM", &id.to_string()])
+            .status()
+            .await?;
+        let status = tokio::time::timeout(END, self.child.wait())
+            .await
+            .context("a process did not end in time")??;
         ensure!(status.success(), "a process ended with {status}");
         Ok(())
     }

@@ -15,7 +15,11 @@ use crate::{cli::Connect, logging, password, terminal};
 pub(crate) async fn run(arguments: Connect) -> Result<ExitCode> {
     logging::start("warn", crate::config::LogFormat::Text)?;
     let server: ServerUrl = arguments.server.parse()?;
-    let mut config = ClientConfig::new(server, arguments.user, password::read_file(&arguments.password_file)?);
+    let mut config = ClientConfig::new(
+        server,
+        arguments.user,
+        password::read_file(&arguments.password_file)?,
+    );
     config.domain = arguments.domain;
     config.desktop = arguments.desktop;
     config.stream = Duration::from_secs(arguments.seconds);
@@ -32,7 +36,11 @@ pub(crate) async fn run(arguments: Connect) -> Result<ExitCode> {
     } else {
         summary(&report)?;
     }
-    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Runs the client and shows each step as it happens, unless `quiet`.
@@ -52,10 +60,16 @@ pub(crate) async fn watch(config: ClientConfig, quiet: bool) -> Result<Report> {
 /// What came of it, below the steps.
 pub(crate) fn summary(report: &Report) -> Result<()> {
     if let Some(problem) = &report.problem {
-        let sentence = report.server_text.as_deref().filter(|text| !problem.contains(text));
+        let sentence = report
+            .server_text
+            .as_deref()
+            .filter(|text| !problem.contains(text));
         terminal::line("")?;
         terminal::line(&format!("  {problem}"))?;
-        for (label, text) in [("result", report.result_id.as_deref()), ("the server says", sentence)] {
+        for (label, text) in [
+            ("result", report.result_id.as_deref()),
+            ("the server says", sentence),
+        ] {
             if let Some(text) = text {
                 terminal::line(&format!("  {label}: {text}"))?;
             }
@@ -82,9 +96,18 @@ pub(crate) fn summary(report: &Report) -> Result<()> {
 
 fn show(event: &StepEvent) -> Result<()> {
     match event {
-        StepEvent::Finished(StepReport { step, name, ok, ms, detail, flows }) => {
+        StepEvent::Finished(StepReport {
+            step,
+            name,
+            ok,
+            ms,
+            detail,
+            flows,
+        }) => {
             let tick = if *ok { "✓" } else { "✗" };
-            let time = ms.map_or_else(String::new, |ms| format!("{:.1} ms", ms.0.as_secs_f64() * 1000.0));
+            let time = ms.map_or_else(String::new, |ms| {
+                format!("{:.1} ms", ms.0.as_secs_f64() * 1000.0)
+            });
             terminal::line(&format!("  {tick} {step} {name:<52}{time:>12}"))?;
             for flow in flows {
                 terminal::line(&format!("        {flow}"))?;
@@ -94,7 +117,9 @@ fn show(event: &StepEvent) -> Result<()> {
             }
             Ok(())
         }
-        StepEvent::Streaming(time) => terminal::line(&format!("    streaming for {} s", time.as_secs())),
+        StepEvent::Streaming(time) => {
+            terminal::line(&format!("    streaming for {} s", time.as_secs()))
+        }
         _ => Ok(()),
     }
 }

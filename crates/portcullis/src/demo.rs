@@ -8,11 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use portcullis_broker::{Argon2Params, DesktopConfig, Directory, EntitlementConfig, UserConfig, hash_password};
-use portcullis_endpoints::{
-    Agent, AgentConfig, AgentHandle, ClientConfig,
-    agent::LicensePolicy,
+use portcullis_broker::{
+    Argon2Params, DesktopConfig, Directory, EntitlementConfig, UserConfig, hash_password,
 };
+use portcullis_endpoints::{Agent, AgentConfig, AgentHandle, ClientConfig, agent::LicensePolicy};
 use portcullis_https::{Authority, Trust};
 use portcullis_license_server::DEFAULT_FEATURE;
 use portcullis_protocol::{agent, license_path::LicensePath};
@@ -29,8 +28,8 @@ use crate::{
     cli::Demo,
     client,
     config::{
-        BrokerChoice, BrokerSection, Config, ConsoleSection, GatewayChoice, GatewaySection, LicenseSection, LogFormat,
-        ManagerSection,
+        BrokerChoice, BrokerSection, Config, ConsoleSection, GatewayChoice, GatewaySection,
+        LicenseSection, LogFormat, ManagerSection,
     },
     logging,
     roles::{Roles, milliseconds_since},
@@ -85,7 +84,10 @@ struct Demonstration {
 
 /// `portcullis demo`
 pub(crate) async fn run(arguments: Demo) -> Result<ExitCode> {
-    logging::start(if arguments.keep { "info" } else { "error" }, LogFormat::Text)?;
+    logging::start(
+        if arguments.keep { "info" } else { "error" },
+        LogFormat::Text,
+    )?;
     let mut demonstration = Demonstration::start(&arguments).await?;
     let outcome = if arguments.keep {
         demonstration.keep(arguments.json).await
@@ -125,19 +127,41 @@ impl Demonstration {
                 return Err(error);
             }
         };
-        let front_door = format!("https://{}", roles.addresses.connection_manager.context("no Connection Manager")?);
-        Ok(Self { roles, agent, authority, password, front_door, ready_ms: milliseconds_since(started) })
+        let front_door = format!(
+            "https://{}",
+            roles
+                .addresses
+                .connection_manager
+                .context("no Connection Manager")?
+        );
+        Ok(Self {
+            roles,
+            agent,
+            authority,
+            password,
+            front_door,
+            ready_ms: milliseconds_since(started),
+        })
     }
 
     /// Stays up and says how to connect.
     async fn keep(&mut self, json: bool) -> Result<ExitCode> {
-        let folder = TempDir::with_prefix("portcullis-demo-").context("cannot make a folder for the certificate")?;
+        let folder = TempDir::with_prefix("portcullis-demo-")
+            .context("cannot make a folder for the certificate")?;
         let (ca, password_file) = (folder.path().join("ca.pem"), folder.path().join("password"));
         std::fs::write(&ca, self.authority.certificate_pem())?;
         std::fs::write(&password_file, self.password.expose_secret())?;
         let addresses = self.agent.addresses();
-        let gateway = self.roles.addresses.security_gateway.map_or_else(String::new, |address| address.to_string());
-        let console = self.roles.addresses.console.map_or_else(String::new, |address| format!("http://{address}"));
+        let gateway = self
+            .roles
+            .addresses
+            .security_gateway
+            .map_or_else(String::new, |address| address.to_string());
+        let console = self
+            .roles
+            .addresses
+            .console
+            .map_or_else(String::new, |address| format!("http://{address}"));
         let kept = Kept {
             front_door: &self.front_door,
             ca: ca.display().to_string(),
@@ -160,7 +184,10 @@ impl Demonstration {
                 "  portcullis client connect --server {} --user {} --password-file {} --ca {}\n",
                 kept.front_door, kept.user, kept.password_file, kept.ca
             ))?;
-            terminal::line(&format!("Look at {}/metrics and {}/api/v1/sessions", kept.console, kept.console))?;
+            terminal::line(&format!(
+                "Look at {}/metrics and {}/api/v1/sessions",
+                kept.console, kept.console
+            ))?;
             terminal::line("Stop with Ctrl-C")?;
         }
         tokio::select! {
@@ -188,19 +215,39 @@ impl Demonstration {
         } else {
             client::summary(&report)?;
         }
-        Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn introduce(&self) -> Result<()> {
         let addresses = &self.roles.addresses;
         let agent = self.agent.addresses();
-        let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
-        terminal::line("Portcullis demonstration: every role on this machine, certificates made up, store in memory\n")?;
+        let shown = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+        };
+        terminal::line(
+            "Portcullis demonstration: every role on this machine, certificates made up, store in memory\n",
+        )?;
         for (role, place) in [
             ("Connection Manager", self.front_door.clone()),
-            ("Security Gateway", format!("{} TCP and UDP", shown(addresses.security_gateway))),
-            ("Licence server", format!("https://{}", shown(addresses.license_server))),
-            ("Reference agent", format!("https://{}, session on {} TCP and UDP", agent.control, agent.data)),
+            (
+                "Security Gateway",
+                format!("{} TCP and UDP", shown(addresses.security_gateway)),
+            ),
+            (
+                "Licence server",
+                format!("https://{}", shown(addresses.license_server)),
+            ),
+            (
+                "Reference agent",
+                format!(
+                    "https://{}, session on {} TCP and UDP",
+                    agent.control, agent.data
+                ),
+            ),
             ("Console", format!("http://{}", shown(addresses.console))),
         ] {
             terminal::line(&format!("  {role:<20}{place}"))?;
@@ -215,7 +262,9 @@ impl Demonstration {
 }
 
 async fn start_agent(arguments: &Demo, authority: &Authority) -> Result<AgentHandle> {
-    let control_listen = arguments.agent_listen.unwrap_or_else(|| free(LOOPBACK, agent::PORT));
+    let control_listen = arguments
+        .agent_listen
+        .unwrap_or_else(|| free(LOOPBACK, agent::PORT));
     let data_listen = if control_listen.ip() == LOOPBACK && !arguments.lan {
         // The gateway has the usual port there.
         SocketAddr::new(LOOPBACK, 0)
@@ -238,7 +287,12 @@ async fn start_agent(arguments: &Demo, authority: &Authority) -> Result<AgentHan
 }
 
 /// What the roles are to run on.
-fn config(arguments: &Demo, authority: &Authority, password: &SecretString, agent: SocketAddr) -> Result<Config> {
+fn config(
+    arguments: &Demo,
+    authority: &Authority,
+    password: &SecretString,
+    agent: SocketAddr,
+) -> Result<Config> {
     let identity = authority.issue(&["127.0.0.1", "localhost"])?;
     let licenses = free(LOOPBACK, LICENSE_PORT);
     let gateway = free(LOOPBACK, PCOIP_PORT);
@@ -259,8 +313,16 @@ fn config(arguments: &Demo, authority: &Authority, password: &SecretString, agen
             agent_trust: Trust::OnFirstUse,
             agent_port: agent.port(),
             agent_wait: AGENT_WAIT,
-            gateway: if arguments.lan { GatewayChoice::Off } else { GatewayChoice::Local },
-            license_servers: vec![LicensePath::parse(&format!("{}@{}", licenses.port(), licenses.ip()))?],
+            gateway: if arguments.lan {
+                GatewayChoice::Off
+            } else {
+                GatewayChoice::Local
+            },
+            license_servers: vec![LicensePath::parse(&format!(
+                "{}@{}",
+                licenses.port(),
+                licenses.ip()
+            ))?],
             trusted_proxies: Vec::new(),
             send_pcm_info: true,
             chunked_replies: true,
@@ -296,7 +358,10 @@ fn config(arguments: &Demo, authority: &Authority, password: &SecretString, agen
             lease: LEASE,
             features: vec![(DEFAULT_FEATURE.to_owned(), LICENSES)],
         }),
-        console: Some(ConsoleSection { listen: free(LOOPBACK, CONSOLE_PORT), token: None }),
+        console: Some(ConsoleSection {
+            listen: free(LOOPBACK, CONSOLE_PORT),
+            token: None,
+        }),
         ..Config::default()
     })
 }
@@ -315,8 +380,15 @@ fn directory(password: &SecretString, agent: IpAddr) -> Result<Directory> {
         agent_port: None,
         hostname: Some(HOSTNAME.to_owned()),
     };
-    let entitlement = EntitlementConfig { user: USER.to_owned(), desktop: DESKTOP_ID.to_owned() };
-    Ok(Directory::new(vec![user], vec![desktop], vec![entitlement])?)
+    let entitlement = EntitlementConfig {
+        user: USER.to_owned(),
+        desktop: DESKTOP_ID.to_owned(),
+    };
+    Ok(Directory::new(
+        vec![user],
+        vec![desktop],
+        vec![entitlement],
+    )?)
 }
 
 /// The usual port at an address when it can be had, TCP and UDP, else one that is free now.
@@ -327,17 +399,27 @@ fn free(ip: IpAddr, usual: u16) -> SocketAddr {
         UdpSocket::bind(address).ok()?;
         Some(address)
     };
-    (0..ATTEMPTS).find_map(|attempt| try_port(if attempt == 0 { usual } else { 0 })).unwrap_or((ip, usual).into())
+    (0..ATTEMPTS)
+        .find_map(|attempt| try_port(if attempt == 0 { usual } else { 0 }))
+        .unwrap_or((ip, usual).into())
 }
 
 /// The same for a port that is only used by UDP.
 fn free_udp(ip: IpAddr, usual: u16) -> u16 {
-    let port = |port| UdpSocket::bind((ip, port)).ok()?.local_addr().ok().map(|address| address.port());
+    let port = |port| {
+        UdpSocket::bind((ip, port))
+            .ok()?
+            .local_addr()
+            .ok()
+            .map(|address| address.port())
+    };
     port(usual).or_else(|| port(0)).unwrap_or(usual)
 }
 
 /// Whether somebody else has a port we wanted.
 fn is_taken(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }
