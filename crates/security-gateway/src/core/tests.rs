@@ -241,7 +241,9 @@ fn refusals_name_their_reason() {
     let counters = bench.gateway.counters();
     assert_eq!(counters.admissions_refused.total(), 4);
     assert_eq!(
-        counters.admissions_refused.count(&AdmissionRefusal::NoGrant),
+        counters
+            .admissions_refused
+            .count(&AdmissionRefusal::NoGrant),
         1
     );
 }
@@ -349,7 +351,10 @@ fn an_unreachable_agent_may_be_tried_again() {
     bench
         .grant(request(CLIENT, Some("desk-1"), agent(1)))
         .expect("granted");
-    let session = bench.hello(CLIENT, Some("desk-1")).expect("admitted").session;
+    let session = bench
+        .hello(CLIENT, Some("desk-1"))
+        .expect("admitted")
+        .session;
     bench.gateway.handle_agent_unreachable(session, bench.now);
     let again = bench.hello(CLIENT, Some("desk-1")).expect("admitted");
     assert_eq!(again.session, session);
@@ -476,7 +481,9 @@ fn limits_of_number_are_kept() {
         bench.grant(request(CLIENT, Some("d"), agent(4))),
         Err(GrantRefusal::Full)
     );
-    bench.hello(CLIENT, Some("c")).expect("a grant keeps a place");
+    bench
+        .hello(CLIENT, Some("c"))
+        .expect("a grant keeps a place");
 }
 
 #[test]
@@ -549,7 +556,9 @@ fn sizes_no_pcoip_packet_has_are_dropped() {
         (1473, Some(DropReason::TooLong)),
     ] {
         let payload = vec![0; size];
-        let up = bench.gateway.handle_client_datagram(from, &payload, bench.now);
+        let up = bench
+            .gateway
+            .handle_client_datagram(from, &payload, bench.now);
         let dropped = match up {
             Verdict::Drop(reason) => Some(reason),
             Verdict::Forward(_) | Verdict::Offer(_) => None,
@@ -571,7 +580,9 @@ fn a_second_source_of_a_served_client_is_dropped() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     bench.session(CLIENT, "a", agent(1));
     bench.up(CLIENT, 4000).expect("forwarded");
-    bench.down(UpstreamSocket::Shared, agent(1)).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(10));
     assert_eq!(bench.up(CLIENT, 4001), Err(DropReason::NoneWaiting));
 }
@@ -695,7 +706,9 @@ fn thirty_seconds_of_silence_keep_a_session_and_seventy_five_end_it() {
     bench.pass(secs(30));
     bench.up(CLIENT, 4000).expect("forwarded");
     bench.pass(secs(74));
-    bench.down(UpstreamSocket::Shared, agent(1)).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(74));
     assert_eq!(bench.ends(), []);
     bench.pass(secs(1));

@@ -16,9 +16,7 @@ use super::{
     notes::{EarlyClose, LogBudget, Troubles},
     upstream::UpstreamSockets,
 };
-use crate::core::{
-    Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally,
-};
+use crate::core::{Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally};
 
 /// What every task of a gateway shares.
 #[derive(Debug)]

@@ -83,8 +83,7 @@ impl Batch {
 
     fn decide(&mut self, core: &mut Gateway, side: &Side, now: std::time::Instant) {
         self.sendings.clear();
-        for (index, (buffer, (length, from))) in
-            self.buffers.iter().zip(&self.received).enumerate()
+        for (index, (buffer, (length, from))) in self.buffers.iter().zip(&self.received).enumerate()
         {
             let payload = buffer.get(..*length).unwrap_or_default();
             let verdict = match side {
