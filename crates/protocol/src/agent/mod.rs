@@ -10,7 +10,7 @@ use crate::{
         fields::{Composer, Fields},
         read_port, read_session_id, read_tag, result_ids, shortened, sole_message, take_version,
     },
-    xml::{self, Element, Limits},
+    xml::{self, Element, Limits, REREAD_LIMITS},
 };
 
 /// Path of the agent protocol.
@@ -330,3 +330,18 @@ impl SessionInfo {
             .finish()
     }
 }
+
+/// Fuzz entry: a message that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(message) = Message::parse(data) {
+        let again = xml::parse(&message.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Message::try_from);
+        assert_eq!(again, Ok(message));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     decimal::decimal,
-    xml::{self, Element, Limits, Node},
+    xml::{self, Element, Limits, Node, REREAD_LIMITS},
 };
 
 /// Name of the root element: `pcoip-client` everywhere, `pcoip-broker` on some Connection Manager to broker legs.
@@ -360,5 +360,29 @@ impl FromStr for Version {
             (Some(major), Some(minor)) => Ok(Self { major, minor }),
             _ => Err(ParseMessageError::Version),
         }
+    }
+}
+
+/// Fuzz entry: a request that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz_request(data: &[u8]) {
+    if let Ok(envelope) = Envelope::<Request>::parse(data) {
+        let again = xml::parse(&envelope.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Envelope::<Request>::try_from);
+        assert_eq!(again, Ok(envelope));
+    }
+}
+
+/// Fuzz entry: a response that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz_response(data: &[u8]) {
+    if let Ok(envelope) = Envelope::<Response>::parse(data) {
+        let again = xml::parse(&envelope.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Envelope::<Response>::try_from);
+        assert_eq!(again, Ok(envelope));
     }
 }

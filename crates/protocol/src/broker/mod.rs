@@ -21,6 +21,8 @@ pub use allocate::{
 pub use authenticate::{Authenticate, AuthenticateResp, PasswordLogon};
 pub use bye::{Bye, ByeResp};
 pub use envelope::{Envelope, Request, Response, Root, Version};
+#[doc(hidden)]
+pub use envelope::{fuzz_request, fuzz_response};
 pub use error::ParseMessageError;
 pub use hello::{ClientInfo, Hello, HelloResp, NextAuthentication, ProductInfo, ServerAddress};
 pub use outcome::{AllocResultId, AuthResultId, ListResultId, Outcome};
