@@ -5,14 +5,24 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// Program looked for, and the package that brings it.
-const NEEDED: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("sysctl", "procps")];
+const NEEDED: [(&str, &str); 3] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("sysctl", "procps"),
+];
 
 /// Packages that are not there.
 pub fn missing() -> Vec<&'static str> {
     let found = |program: &str| {
-        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|folder| std::path::Path::new(folder).join(program).exists())
+        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .iter()
+            .any(|folder| std::path::Path::new(folder).join(program).exists())
     };
-    NEEDED.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
+    NEEDED
+        .iter()
+        .filter(|(program, _)| !found(program))
+        .map(|(_, package)| *package)
+        .collect()
 }
 
 /// Installs packages. Needs root.
@@ -20,8 +30,18 @@ pub fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    eprintln!("Installing {} for the whole-system tests", packages.join(", "));
-    for arguments in [vec!["update", "-q"], [&["install", "-q", "-y", "--no-install-recommends"], packages].concat()] {
+    eprintln!(
+        "Installing {} for the whole-system tests",
+        packages.join(", ")
+    );
+    for arguments in [
+        vec!["update", "-q"],
+        [
+            &["install", "-q", "-y", "--no-install-recommends"],
+            packages,
+        ]
+        .concat(),
+    ] {
         let output = Command::new("apt-get")
             .args(&arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")

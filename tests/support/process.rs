@@ -45,7 +45,11 @@ impl Process {
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Ok(Self { child, lines, log: Some(log) })
+        Ok(Self {
+            child,
+            lines,
+            log: Some(log),
+        })
     }
 
     /// The process id.
@@ -57,7 +61,10 @@ impl Process {
     pub fn next_json(&mut self) -> Result<Value> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => {
                     if let Ok(value @ Value::Object(_)) = serde_json::from_str(&line) {
                         return Ok(value);
@@ -66,7 +73,10 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => bail!("nothing was said within {PATIENCE:?}"),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;
-                    bail!("ended with {status} before it said anything:\n{}", self.log())
+                    bail!(
+                        "ended with {status} before it said anything:\n{}",
+                        self.log()
+                    )
                 }
             }
         }
@@ -76,15 +86,25 @@ impl Process {
     pub fn finish(mut self) -> Result<Finished> {
         let status = self.wait()?;
         let lines: Vec<String> = self.lines.iter().collect();
-        Ok(Finished { status, lines, log: self.log() })
+        Ok(Finished {
+            status,
+            lines,
+            log: self.log(),
+        })
     }
 
     /// Tells it to end with SIGTERM and waits for that.
     pub fn stop(mut self) -> Result<Finished> {
-        Command::new("kill").args(["-TERM", &self.id().to_string()]).status()?;
+        Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status()?;
         let status = self.wait()?;
         let lines: Vec<String> = self.lines.iter().collect();
-        Ok(Finished { status, lines, log: self.log() })
+        Ok(Finished {
+            status,
+            lines,
+            log: self.log(),
+        })
     }
 
     fn wait(&mut self) -> Result<ExitStatus> {
@@ -99,7 +119,10 @@ impl Process {
     }
 
     fn log(&mut self) -> String {
-        self.log.take().and_then(|log| log.join().ok()).unwrap_or_default()
+        self.log
+            .take()
+            .and_then(|log| log.join().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -123,7 +146,10 @@ pub struct Finished {
 impl Finished {
     /// The last line of standard output, as JSON.
     pub fn last_json(&self) -> Result<Value> {
-        let line = self.lines.last().with_context(|| format!("no output; standard error:\n{}", self.log))?;
+        let line = self
+            .lines
+            .last()
+            .with_context(|| format!("no output; standard error:\n{}", self.log))?;
         serde_json::from_str(line).with_context(|| format!("not JSON: {line}\n{}", self.log))
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -15,7 +15,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as Pool, connect::HttpConnector},
+    client::legacy::{
+        Client as Pool,
+        connect::{HttpConnector, HttpInfo},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use thiserror::Error;
@@ -64,6 +67,8 @@ pub struct Reply {
     pub status: http::StatusCode,
     /// Header fields.
     pub headers: http::HeaderMap,
+    /// The address the server was reached at.
+    pub remote: Option<SocketAddr>,
     /// Body, wiped on drop.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -170,6 +175,7 @@ impl Client {
         })?;
         Ok(Reply {
             status: head.status,
+            remote: head.extensions.get::<HttpInfo>().map(HttpInfo::remote_addr),
             headers: head.headers,
             body: Zeroizing::new(body.to_bytes().to_vec()),
         })

@@ -120,6 +120,7 @@ async fn each_trust_policy_believes_what_it_says_and_nothing_else() {
             (StatusCode::OK, b"question".as_slice()),
             "{good:?}"
         );
+        assert_eq!(reply.remote, Some(server.address));
     }
     let other = Fingerprint::of(&misnamed.chain()[0]);
     for bad in [

@@ -9,15 +9,18 @@ use std::{
 };
 
 use ipnet::IpNet;
+use portcullis_broker::{DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig};
 use portcullis_https::{CertificateDer, Fingerprint, Identity, Trust, identity::read_certificates};
 use portcullis_protocol::{agent, license_path::LicensePath};
-use secrecy::{ExposeSecret, SecretString};
+use portcullis_security_gateway::DEFAULT_MAX_SESSIONS;
+use secrecy::SecretString;
 use toml::Spanned;
 
+use crate::logging;
+
 use super::{
-    BrokerChoice, BrokerSection, Config, ConfigError, ConsoleSection, ControlSection, Desktop, GatewayChoice,
-    GatewaySection, LicenseSection, LogConfig, ManagerSection, User,
-    error::Mistake,
+    BrokerChoice, BrokerSection, Config, ConfigError, ConsoleSection, ControlSection,
+    GatewayChoice, GatewaySection, LicenseSection, LogConfig, ManagerSection, error::Mistake,
     file,
 };
 
@@ -39,11 +42,17 @@ pub(super) fn check(text: &str, path: &Path) -> Result<Config, Vec<ConfigError>>
         Err(mistake) => return Err(vec![mistake.located(path.to_owned(), text)]),
     };
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
-    let mut checker = Checker { base, mistakes: Vec::new(), warnings: Vec::new() };
+    let mut checker = Checker {
+        base,
+        mistakes: Vec::new(),
+        warnings: Vec::new(),
+    };
     let mut config = checker.config(file);
     let located = |mistakes: Vec<Mistake>| {
-        let mut errors: Vec<ConfigError> =
-            mistakes.into_iter().map(|mistake| mistake.located(path.to_owned(), text)).collect();
+        let mut errors: Vec<ConfigError> = mistakes
+            .into_iter()
+            .map(|mistake| mistake.located(path.to_owned(), text))
+            .collect();
         errors.sort_by_key(|error| error.line);
         errors
     };
@@ -75,12 +84,29 @@ fn parse(text: &str) -> Result<file::File, Mistake> {
             .collect();
         let problem = one_line(error.inner().message());
         let remedy = remedy_for_shape(&problem);
-        Mistake::new(error.inner().span().unwrap_or(0..0), key.join("."), problem, remedy)
+        Mistake::new(
+            error.inner().span().unwrap_or(0..0),
+            key.join("."),
+            problem,
+            remedy,
+        )
     })
 }
 
+/// A message of the parser on one line, in the words of people rather than of Rust.
 fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    let number = |word| {
+        if matches!(word, "u16" | "u32" | "u64" | "usize") {
+            "a whole number"
+        } else {
+            word
+        }
+    };
+    message
+        .split_whitespace()
+        .map(number)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What to do about a message of the parser. Its wording is stable enough to look for, and where it changes, the general
@@ -112,7 +138,10 @@ struct Checker {
 
 impl Checker {
     fn config(&mut self, file: file::File) -> Config {
-        let roles = Roles { broker: file.broker.is_some(), gateway: file.security_gateway.is_some() };
+        let roles = Roles {
+            broker: file.broker.is_some(),
+            gateway: file.security_gateway.is_some(),
+        };
         let runs_nothing = file.connection_manager.is_none()
             && file.broker.is_none()
             && file.security_gateway.is_none()
@@ -125,39 +154,70 @@ impl Checker {
                 "add at least one of [connection_manager], [broker], [security_gateway] and [license_server]",
             );
         }
-        let used_broker = file.connection_manager.as_ref().is_some_and(|manager| manager.as_ref().broker_url.is_none());
+        let used_broker = file
+            .connection_manager
+            .as_ref()
+            .is_some_and(|manager| manager.as_ref().broker_url.is_none());
+        if let Some(level) = &file.log.level
+            && logging::parse(level.as_ref()).is_err()
+        {
+            let problem = format!("{:?} is no log level", level.as_ref());
+            self.wrong(&level.span(), "log.level", problem, "write error, warn, info, debug or trace, or directives such as \"info,hyper=warn\"");
+        }
         let log = LogConfig {
             level: file.log.level.map(Spanned::into_inner),
             format: file.log.format.unwrap_or_default(),
         };
         Config {
             log,
-            connection_manager: file.connection_manager.and_then(|section| self.manager(section, &roles)),
-            broker: file.broker.and_then(|section| self.broker(section, used_broker)),
-            security_gateway: file.security_gateway.and_then(|section| self.gateway(section)),
-            license_server: file.license_server.and_then(|section| self.license_server(section)),
+            connection_manager: file
+                .connection_manager
+                .and_then(|section| self.manager(section, &roles)),
+            broker: file
+                .broker
+                .and_then(|section| self.broker(section, used_broker)),
+            security_gateway: file
+                .security_gateway
+                .and_then(|section| self.gateway(section)),
+            license_server: file
+                .license_server
+                .and_then(|section| self.license_server(section)),
             console: file.console.and_then(|section| self.console(section)),
             warnings: Vec::new(),
         }
     }
 
-    fn manager(&mut self, section: Spanned<file::ConnectionManager>, roles: &Roles) -> Option<ManagerSection> {
+    fn manager(
+        &mut self,
+        section: Spanned<file::ConnectionManager>,
+        roles: &Roles,
+    ) -> Option<ManagerSection> {
         const AT: &str = "connection_manager";
         let whole = section.span();
         let section = section.into_inner();
         let listen = self.listen(section.listen, AT, MANAGER_LISTEN);
         let identity = self.identity(section.certificate, section.key, AT);
-        let wait = self.seconds(section.broker_wait_seconds, "connection_manager.broker_wait_seconds", 55, 1..=300);
-        let broker_trust = self.trust(section.broker_trust, "connection_manager.broker_trust", Trust::System);
+        let wait = self.seconds(
+            section.broker_wait_seconds,
+            "connection_manager.broker_wait_seconds",
+            55,
+            1..=300,
+        );
+        let broker_trust = self.trust(
+            section.broker_trust,
+            "connection_manager.broker_trust",
+            Trust::System,
+        );
         let broker = match section.broker_url {
-            Some(url) => self.https_url(url, "connection_manager.broker_url").zip(broker_trust).map(|(url, trust)| {
-                BrokerChoice::External {
+            Some(url) => self
+                .https_url(url, "connection_manager.broker_url")
+                .zip(broker_trust)
+                .map(|(url, trust)| BrokerChoice::External {
                     url,
                     trust,
                     pcoip_broker_root: section.broker_root == Some(file::BrokerRoot::PcoipBroker),
                     wait,
-                }
-            }),
+                }),
             None if roles.broker => Some(BrokerChoice::Embedded),
             None => {
                 self.wrong(
@@ -169,9 +229,15 @@ impl Checker {
                 None
             }
         };
-        let remote = section.gateway.and_then(|gateway| self.remote_gateway(gateway));
+        let remote = section
+            .gateway
+            .and_then(|gateway| self.remote_gateway(gateway));
         let enabled = section.security_gateway_enabled;
-        let wanted = enabled.as_ref().map_or(remote.is_some() || roles.gateway, |enabled| *enabled.as_ref());
+        let wanted = enabled
+            .as_ref()
+            .map_or(remote.is_some() || roles.gateway, |enabled| {
+                *enabled.as_ref()
+            });
         let gateway = match (wanted, remote) {
             (false, _) => GatewayChoice::Off,
             (true, Some(remote)) => remote,
@@ -187,34 +253,65 @@ impl Checker {
                 GatewayChoice::Local
             }
         };
-        let agent_trust = self.trust(section.agent_trust, "connection_manager.agent_trust", Trust::OnFirstUse);
+        let agent_trust = self.trust(
+            section.agent_trust,
+            "connection_manager.agent_trust",
+            Trust::OnFirstUse,
+        );
         let license_servers = section
             .license_servers
             .into_iter()
             .filter_map(|path| self.license_path(&path, "connection_manager.license_servers"))
             .collect();
+        let agent_port = self.port(
+            section.agent_port,
+            "connection_manager.agent_port",
+            agent::PORT,
+        );
+        let agent_wait = self.seconds(
+            section.agent_wait_seconds,
+            "connection_manager.agent_wait_seconds",
+            30,
+            1..=300,
+        );
+        let trusted_proxies = self.networks(
+            section.trusted_proxies,
+            "connection_manager.trusted_proxies",
+        );
+        let max_sessions = self.count(
+            section.max_sessions,
+            "connection_manager.max_sessions",
+            100_000,
+        );
         Some(ManagerSection {
             listen: listen?,
             identity: identity?,
             broker: broker?,
             agent_trust: agent_trust?,
-            agent_port: self.port(section.agent_port, "connection_manager.agent_port", agent::PORT),
-            agent_wait: self.seconds(section.agent_wait_seconds, "connection_manager.agent_wait_seconds", 30, 1..=300),
+            agent_port,
+            agent_wait,
             gateway,
             license_servers,
-            trusted_proxies: self.networks(section.trusted_proxies, "connection_manager.trusted_proxies"),
+            trusted_proxies,
             send_pcm_info: section.send_pcm_info.unwrap_or(true),
             chunked_replies: section.chunked_replies.unwrap_or(true),
             client_log_id_fallback: section.client_log_id_fallback.unwrap_or(false),
-            max_sessions: self.count(section.max_sessions, "connection_manager.max_sessions", 100_000),
+            max_sessions,
         })
     }
 
     fn remote_gateway(&mut self, section: Spanned<file::RemoteGateway>) -> Option<GatewayChoice> {
         let section = section.into_inner();
-        let control_url = self.https_url(section.control_url, "connection_manager.gateway.control_url");
+        let control_url = self.https_url(
+            section.control_url,
+            "connection_manager.gateway.control_url",
+        );
         let authorities = self.authorities(&section.ca, "connection_manager.gateway.ca");
-        let identity = self.identity(Some(section.certificate), Some(section.key), "connection_manager.gateway");
+        let identity = self.identity(
+            Some(section.certificate),
+            Some(section.key),
+            "connection_manager.gateway",
+        );
         Some(GatewayChoice::Remote {
             control_url: control_url?,
             trust: Trust::Authorities(authorities?),
@@ -239,67 +336,62 @@ impl Checker {
             None => None,
         };
         let identity = self.identity(section.certificate, section.key, AT);
-        let users: Vec<User> = section.user.into_iter().filter_map(|user| self.user(user)).collect();
-        let desktops: Vec<Desktop> =
-            section.desktop.into_iter().filter_map(|desktop| self.desktop(desktop)).collect();
-        self.unique(&users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), &whole, "broker.user");
-        self.unique(&desktops.iter().map(|desktop| desktop.id.as_str()).collect::<Vec<_>>(), &whole, "broker.desktop");
-        let known_users: HashSet<String> = users.iter().map(|user| user.name.to_lowercase()).collect();
-        let known_desktops: HashSet<&str> = desktops.iter().map(|desktop| desktop.id.as_str()).collect();
-        let mut entitlements = Vec::new();
-        for entitlement in section.entitlement {
-            let at = entitlement.span();
-            let file::Entitlement { user, desktop } = entitlement.into_inner();
-            if !known_users.contains(&user.to_lowercase()) {
-                let problem = format!("there is no user {user:?}");
-                self.wrong(&at, "broker.entitlement.user", problem, "name a user of a [[broker.user]] section");
-            } else if !known_desktops.contains(desktop.as_str()) {
-                let problem = format!("there is no desktop {desktop:?}");
-                self.wrong(&at, "broker.entitlement.desktop", problem, "name the id of a [[broker.desktop]] section");
-            } else {
-                entitlements.push((user, desktop));
-            }
-        }
+        let trusted_proxies = self.networks(section.trusted_proxies, "broker.trusted_proxies");
+        let directory = self.directory(section.user, section.desktop, section.entitlement, &whole);
         Some(BrokerSection {
             listen,
             identity: identity?,
-            trusted_proxies: self.networks(section.trusted_proxies, "broker.trusted_proxies"),
-            domains: section.domains,
-            users,
-            desktops,
-            entitlements,
+            trusted_proxies,
+            directory: directory?,
         })
     }
 
-    fn user(&mut self, user: Spanned<file::User>) -> Option<User> {
-        let at = user.span();
-        let file::User { name, domain, password_hash } = user.into_inner();
-        if name.trim().is_empty() {
-            self.wrong(&at, "broker.user.name", "is empty", "give the user a name");
-            return None;
-        }
-        if !password_hash.expose_secret().starts_with("$argon2id$") {
-            self.wrong(
-                &at,
-                "broker.user.password_hash",
-                "is not an argon2id hash",
-                "make one with `portcullis hash-password`; passwords are never kept in clear",
-            );
-            return None;
-        }
-        Some(User { name, domain, password_hash })
-    }
-
-    fn desktop(&mut self, desktop: Spanned<file::Desktop>) -> Option<Desktop> {
-        let at = desktop.span();
-        let file::Desktop { id, name, address, hostname } = desktop.into_inner();
-        for (key, value) in [("broker.desktop.id", &id), ("broker.desktop.address", &address)] {
-            if value.trim().is_empty() {
-                self.wrong(&at, key, "is empty", "give the desktop an id, and the address its agent is reached at");
-                return None;
+    fn directory(
+        &mut self,
+        users: Vec<Spanned<file::User>>,
+        desktops: Vec<Spanned<file::Desktop>>,
+        entitlements: Vec<Spanned<file::Entitlement>>,
+        whole: &Range<usize>,
+    ) -> Option<Directory> {
+        // Names an error may repeat, and where they stand.
+        let mut places: Vec<(Range<usize>, &str, Vec<String>)> = Vec::new();
+        let users = users.into_iter().map(|user| {
+            let at = user.span();
+            let file::User { name, domain, password_hash } = user.into_inner();
+            let with_domain = [format!("{domain}\\{name}"), format!("{name}@{domain}")];
+            places.push((at, "broker.user", [&[name.clone(), domain.clone()], &with_domain[..]].concat()));
+            UserConfig { name, domain, password_hash }
+        });
+        let users: Vec<UserConfig> = users.collect();
+        let desktops = desktops.into_iter().map(|desktop| {
+            let at = desktop.span();
+            let file::Desktop { id, name, address, hostname } = desktop.into_inner();
+            let name = name.unwrap_or_else(|| id.clone());
+            let names = [Some(id.clone()), Some(name.clone()), Some(address.clone()), hostname.clone()];
+            places.push((at, "broker.desktop", names.into_iter().flatten().collect()));
+            DesktopConfig { id, name, address, agent_port: None, hostname }
+        });
+        let desktops: Vec<DesktopConfig> = desktops.collect();
+        let entitlements = entitlements.into_iter().map(|entitlement| {
+            let at = entitlement.span();
+            let file::Entitlement { user, desktop } = entitlement.into_inner();
+            places.push((at, "broker.entitlement", vec![user.clone(), desktop.clone()]));
+            EntitlementConfig { user, desktop }
+        });
+        let entitlements: Vec<EntitlementConfig> = entitlements.collect();
+        match Directory::new(users, desktops, entitlements) {
+            Ok(directory) => Some(directory),
+            Err(error) => {
+                let (kind, names, remedy) = offender(&error);
+                // The last one: of two that clash, the second is the one too many.
+                let place = places.iter().rev().find(|(_, at, known)| {
+                    *at == kind && names.iter().all(|name| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+                });
+                let at = place.map_or_else(|| whole.clone(), |(at, ..)| at.clone());
+                self.wrong(&at, kind, chain(&error), remedy);
+                None
             }
         }
-        Some(Desktop { name: name.unwrap_or_else(|| id.clone()), id, address, hostname })
     }
 
     fn gateway(&mut self, section: Spanned<file::SecurityGateway>) -> Option<GatewaySection> {
@@ -327,7 +419,9 @@ impl Checker {
                 match upstream.into_inner() {
                     file::Upstream::Port(port) if port > 0 => Some(Some(port)),
                     file::Upstream::Word(word) if word == "ephemeral" => Some(None),
-                    file::Upstream::Word(word) if word.parse::<u16>().is_ok_and(|port| port > 0) => {
+                    file::Upstream::Word(word)
+                        if word.parse::<u16>().is_ok_and(|port| port > 0) =>
+                    {
                         Some(word.parse().ok())
                     }
                     file::Upstream::Port(_) | file::Upstream::Word(_) => {
@@ -351,18 +445,40 @@ impl Checker {
             None => None,
         };
         let session_limit = section.session_hours.map(|hours| {
-            self.bounded(hours, "security_gateway.session_hours", "hours", 1..=8760).saturating_mul(3600)
+            self.bounded(hours, "security_gateway.session_hours", "hours", 1..=8760)
+                .saturating_mul(3600)
         });
         Some(GatewaySection {
             listen: listen?,
             public_addresses,
-            public_port: section.public_port.map(|port| self.port(Some(port), "security_gateway.public_port", 4172)),
+            public_port: section
+                .public_port
+                .map(|port| self.port(Some(port), "security_gateway.public_port", 4172)),
             upstream_port: upstream_port?,
             upstream_address,
-            max_sessions: self.count(section.max_sessions, "security_gateway.max_sessions", 10_000),
-            grant: self.seconds(section.grant_seconds, "security_gateway.grant_seconds", 60, 1..=240),
-            idle: self.seconds(section.idle_seconds, "security_gateway.idle_seconds", 75, 5..=3600),
-            tcp_grace: self.seconds(section.tcp_grace_seconds, "security_gateway.tcp_grace_seconds", 15, 1..=300),
+            max_sessions: self.count(
+                section.max_sessions,
+                "security_gateway.max_sessions",
+                10_000,
+            ),
+            grant: self.seconds(
+                section.grant_seconds,
+                "security_gateway.grant_seconds",
+                60,
+                1..=240,
+            ),
+            idle: self.seconds(
+                section.idle_seconds,
+                "security_gateway.idle_seconds",
+                75,
+                5..=3600,
+            ),
+            tcp_grace: self.seconds(
+                section.tcp_grace_seconds,
+                "security_gateway.tcp_grace_seconds",
+                15,
+                1..=300,
+            ),
             session_limit: session_limit.map(Duration::from_secs),
             control,
         })
@@ -371,7 +487,11 @@ impl Checker {
     fn control(&mut self, section: Spanned<file::GatewayControl>) -> Option<ControlSection> {
         let section = section.into_inner();
         let listen = self.address(&section.listen, "security_gateway.control.listen");
-        let identity = self.identity(Some(section.certificate), Some(section.key), "security_gateway.control");
+        let identity = self.identity(
+            Some(section.certificate),
+            Some(section.key),
+            "security_gateway.control",
+        );
         let authorities = self.authorities(&section.ca, "security_gateway.control.ca");
         Some(ControlSection {
             listen: listen?,
@@ -387,12 +507,22 @@ impl Checker {
         let identity = self.identity(section.certificate, section.key, AT);
         if section.features.as_ref().is_empty() {
             let at = section.features.span();
-            self.wrong(&at, "license_server.features", "is empty", "name a feature and its count, such as `Agent-Session = 10`");
+            self.wrong(
+                &at,
+                "license_server.features",
+                "is empty",
+                "name a feature and its count, such as `Agent-Session = 10`",
+            );
         }
         Some(LicenseSection {
             listen: listen?,
             identity: identity?,
-            lease: self.seconds(section.lease_seconds, "license_server.lease_seconds", 300, 30..=86_400),
+            lease: self.seconds(
+                section.lease_seconds,
+                "license_server.lease_seconds",
+                300,
+                30..=86_400,
+            ),
             features: section.features.into_inner().into_iter().collect(),
         })
     }
@@ -439,18 +569,31 @@ impl Checker {
     // Values that occur in several sections.
 
     fn wrong(&mut self, at: &Range<usize>, key: &str, problem: impl Into<String>, remedy: &str) {
-        self.mistakes.push(Mistake::new(at.clone(), key, problem, remedy));
+        self.mistakes
+            .push(Mistake::new(at.clone(), key, problem, remedy));
     }
 
-    fn listen(&mut self, value: Option<Spanned<String>>, section: &str, default: SocketAddr) -> Option<SocketAddr> {
-        value.map_or(Some(default), |value| self.address(&value, &format!("{section}.listen")))
+    fn listen(
+        &mut self,
+        value: Option<Spanned<String>>,
+        section: &str,
+        default: SocketAddr,
+    ) -> Option<SocketAddr> {
+        value.map_or(Some(default), |value| {
+            self.address(&value, &format!("{section}.listen"))
+        })
     }
 
     fn address(&mut self, value: &Spanned<String>, key: &str) -> Option<SocketAddr> {
         let parsed = value.as_ref().parse().ok();
         if parsed.is_none() {
             let problem = format!("{:?} is not an address and port", value.as_ref());
-            self.wrong(&value.span(), key, problem, "write it like \"0.0.0.0:443\" or \"[::]:443\"");
+            self.wrong(
+                &value.span(),
+                key,
+                problem,
+                "write it like \"0.0.0.0:443\" or \"[::]:443\"",
+            );
         }
         parsed
     }
@@ -459,7 +602,12 @@ impl Checker {
         let parsed = value.as_ref().parse().ok();
         if parsed.is_none() {
             let problem = format!("{:?} is not an IP address", value.as_ref());
-            self.wrong(&value.span(), key, problem, "write an IPv4 or IPv6 address; names are not looked up here");
+            self.wrong(
+                &value.span(),
+                key,
+                problem,
+                "write an IPv4 or IPv6 address; names are not looked up here",
+            );
         }
         parsed
     }
@@ -469,7 +617,12 @@ impl Checker {
         let address = self.ip(value, KEY)?;
         if address.is_unspecified() || address.is_multicast() {
             let problem = format!("{address} is no address a client can connect to");
-            self.wrong(&value.span(), KEY, problem, "name the address clients reach this gateway at");
+            self.wrong(
+                &value.span(),
+                KEY,
+                problem,
+                "name the address clients reach this gateway at",
+            );
             return None;
         }
         if address.is_loopback() {
@@ -487,11 +640,19 @@ impl Checker {
         let mut networks = Vec::new();
         for value in values {
             let text = value.as_ref();
-            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            match text
+                .parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            {
                 Ok(network) => networks.push(network),
                 Err(_) => {
                     let problem = format!("{text:?} is not a network");
-                    self.wrong(&value.span(), key, problem, "write an address or a prefix, such as \"10.1.2.3\" or \"10.1.2.0/24\"");
+                    self.wrong(
+                        &value.span(),
+                        key,
+                        problem,
+                        "write an address or a prefix, such as \"10.1.2.3\" or \"10.1.2.0/24\"",
+                    );
                 }
             }
         }
@@ -500,10 +661,17 @@ impl Checker {
 
     fn https_url(&mut self, value: Spanned<String>, key: &str) -> Option<String> {
         let text = value.as_ref().trim_end_matches('/');
-        let host = text.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.starts_with([':', '/']));
+        let host = text
+            .strip_prefix("https://")
+            .filter(|rest| !rest.is_empty() && !rest.starts_with([':', '/']));
         if host.is_none() || text.contains(char::is_whitespace) {
             let problem = format!("{:?} is not an https address", value.as_ref());
-            self.wrong(&value.span(), key, problem, "write it like \"https://broker.example.com\"; passwords travel over it");
+            self.wrong(
+                &value.span(),
+                key,
+                problem,
+                "write it like \"https://broker.example.com\"; passwords travel over it",
+            );
             return None;
         }
         Some(text.to_owned())
@@ -521,7 +689,12 @@ impl Checker {
     fn port(&mut self, value: Option<Spanned<u16>>, key: &str, default: u16) -> u16 {
         let Some(value) = value else { return default };
         if *value.as_ref() == 0 {
-            self.wrong(&value.span(), key, "0 is not a port", "write a number from 1 to 65535");
+            self.wrong(
+                &value.span(),
+                key,
+                "0 is not a port",
+                "write a number from 1 to 65535",
+            );
         }
         value.into_inner()
     }
@@ -529,7 +702,12 @@ impl Checker {
     fn count(&mut self, value: Option<Spanned<usize>>, key: &str, default: usize) -> usize {
         let Some(value) = value else { return default };
         if *value.as_ref() == 0 {
-            self.wrong(&value.span(), key, "0 would refuse everybody", "write at least 1, or remove the key for the default");
+            self.wrong(
+                &value.span(),
+                key,
+                "0 would refuse everybody",
+                "write at least 1, or remove the key for the default",
+            );
         }
         value.into_inner()
     }
@@ -541,7 +719,9 @@ impl Checker {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> Duration {
-        Duration::from_secs(value.map_or(default, |value| self.bounded(value, key, "seconds", range)))
+        Duration::from_secs(
+            value.map_or(default, |value| self.bounded(value, key, "seconds", range)),
+        )
     }
 
     fn bounded(
@@ -553,14 +733,21 @@ impl Checker {
     ) -> u64 {
         if !range.contains(value.as_ref()) {
             let problem = format!("{} is out of range", value.as_ref());
-            let remedy = format!("write a number of {unit} from {} to {}", range.start(), range.end());
+            let remedy = format!(
+                "write a number of {unit} from {} to {}",
+                range.start(),
+                range.end()
+            );
             self.wrong(&value.span(), key, problem, &remedy);
         }
         value.into_inner()
     }
 
     /// The outer `None` is a mistake, the inner one that none is configured.
-    #[expect(clippy::option_option, reason = "absent and wrong are different answers")]
+    #[expect(
+        clippy::option_option,
+        reason = "absent and wrong are different answers"
+    )]
     fn identity(
         &mut self,
         certificate: Option<Spanned<PathBuf>>,
@@ -571,15 +758,28 @@ impl Checker {
             (None, None) => return Some(None),
             (Some(certificate), Some(key)) => (certificate, key),
             (Some(alone), None) => {
-                self.wrong(&alone.span(), &format!("{section}.certificate"), "stands without a key", "set `key` to the private key's file");
+                self.wrong(
+                    &alone.span(),
+                    &format!("{section}.certificate"),
+                    "stands without a key",
+                    "set `key` to the private key's file",
+                );
                 return None;
             }
             (None, Some(alone)) => {
-                self.wrong(&alone.span(), &format!("{section}.key"), "stands without a certificate", "set `certificate` to the chain's file");
+                self.wrong(
+                    &alone.span(),
+                    &format!("{section}.key"),
+                    "stands without a certificate",
+                    "set `certificate` to the chain's file",
+                );
                 return None;
             }
         };
-        match Identity::from_pem_files(&self.base.join(certificate.as_ref()), &self.base.join(key.as_ref())) {
+        match Identity::from_pem_files(
+            &self.base.join(certificate.as_ref()),
+            &self.base.join(key.as_ref()),
+        ) {
             Ok(identity) => Some(Some(identity)),
             Err(error) => {
                 let problem = chain(&error);
@@ -602,14 +802,26 @@ impl Checker {
         match read_certificates(&self.base.join(path.as_ref())) {
             Ok(authorities) => Some(authorities),
             Err(error) => {
-                self.wrong(&path.span(), key, chain(&error), "name a PEM file with the authority's certificate");
+                self.wrong(
+                    &path.span(),
+                    key,
+                    chain(&error),
+                    "name a PEM file with the authority's certificate",
+                );
                 None
             }
         }
     }
 
-    fn trust(&mut self, value: Option<Spanned<file::Trust>>, key: &str, default: Trust) -> Option<Trust> {
-        let Some(value) = value else { return Some(default) };
+    fn trust(
+        &mut self,
+        value: Option<Spanned<file::Trust>>,
+        key: &str,
+        default: Trust,
+    ) -> Option<Trust> {
+        let Some(value) = value else {
+            return Some(default);
+        };
         let at = value.span();
         Some(match value.into_inner() {
             file::Trust::System => Trust::System,
@@ -623,9 +835,12 @@ impl Checker {
                 ));
                 Trust::DangerAcceptAnyCertificate
             }
-            file::Trust::Ca(path) => Trust::Authorities(self.authorities(&Spanned::new(at, path), key)?),
+            file::Trust::Ca(path) => {
+                Trust::Authorities(self.authorities(&Spanned::new(at, path), key)?)
+            }
             file::Trust::Pinned(pins) => {
-                let parsed: Result<Vec<Fingerprint>, _> = pins.iter().map(|pin| pin.parse()).collect();
+                let parsed: Result<Vec<Fingerprint>, _> =
+                    pins.iter().map(|pin| pin.parse()).collect();
                 match parsed {
                     Ok(pins) if !pins.is_empty() => Trust::Pinned(pins),
                     Ok(_) | Err(_) => {
@@ -641,22 +856,49 @@ impl Checker {
             }
         })
     }
-
-    fn unique(&mut self, names: &[&str], at: &Range<usize>, key: &str) {
-        let mut seen = HashSet::new();
-        for name in names {
-            if !seen.insert(name.to_lowercase()) {
-                let problem = format!("{name:?} is there twice");
-                self.wrong(at, key, problem, "keep one of the two, or rename it");
-            }
-        }
-    }
 }
 
 /// Which other roles this process runs.
 struct Roles {
     broker: bool,
     gateway: bool,
+}
+
+/// Which entries an error of the directory is about, and what to do about it.
+fn offender(error: &InvalidDirectory) -> (&'static str, Vec<&str>, &'static str) {
+    match error {
+        InvalidDirectory::Name { kind, name, .. } => {
+            let key = if kind.contains("desktop") { "broker.desktop" } else { "broker.user" };
+            (key, vec![name], "choose another one")
+        }
+        InvalidDirectory::DuplicateUser { user } => {
+            ("broker.user", vec![user], "keep one of the two, or give one another domain")
+        }
+        InvalidDirectory::PasswordHash { user, .. } => (
+            "broker.user",
+            vec![user],
+            "make one with `portcullis hash-password`; passwords are never kept in clear",
+        ),
+        InvalidDirectory::DuplicateDesktopId { id: name } | InvalidDirectory::DuplicateDesktopName { name } => {
+            ("broker.desktop", vec![name], "rename one of the two; case does not tell names apart")
+        }
+        InvalidDirectory::DesktopAddress { id, .. } => {
+            ("broker.desktop", vec![id], "write the address the Connection Manager reaches the desktop at")
+        }
+        InvalidDirectory::UnknownUser { user, desktop } => {
+            ("broker.entitlement", vec![user, desktop], "name a user of a [[broker.user]] section")
+        }
+        InvalidDirectory::AmbiguousUser { user, desktop } => {
+            ("broker.entitlement", vec![user, desktop], "write it as DOMAIN\\user")
+        }
+        InvalidDirectory::UnknownDesktop { user, desktop } => {
+            ("broker.entitlement", vec![user, desktop], "name the id of a [[broker.desktop]] section")
+        }
+        InvalidDirectory::DuplicateEntitlement { user, desktop } => {
+            ("broker.entitlement", vec![user, desktop], "remove one of the two")
+        }
+        _ => ("broker", Vec::new(), "correct the entry it names"),
+    }
 }
 
 /// An error with all its causes, on one line.
@@ -670,4 +912,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

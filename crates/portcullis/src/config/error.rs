@@ -33,7 +33,12 @@ impl Mistake {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { at, key: key.into(), problem: problem.into(), remedy: remedy.into() }
+        Self {
+            at,
+            key: key.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
     }
 
     pub(super) fn located(self, file: PathBuf, text: &str) -> ConfigError {
@@ -49,7 +54,11 @@ impl Mistake {
 
 /// The line a byte offset is on, counted from 1.
 pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
 }
 
 impl fmt::Display for ConfigError {
