@@ -313,6 +313,9 @@ fn a_client_may_come_back_within_the_grace() {
     bench.up(CLIENT, 4000).expect("forwarded");
     bench.pass(secs(70));
     bench.up(CLIENT, 4000).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(30));
     bench.gateway.handle_tcp_closed(session, bench.now);
     bench.pass(secs(14));
@@ -320,6 +323,10 @@ fn a_client_may_come_back_within_the_grace() {
     assert_eq!((again.session, again.reattached), (session, true));
     // It may bring a new UDP socket.
     bench.up(CLIENT, 4001).expect("forwarded");
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Ok(socket(CLIENT, 4001))
+    );
     assert_eq!(bench.up(CLIENT, 4000), Err(DropReason::NoneWaiting));
 }
 
@@ -659,6 +666,63 @@ fn an_answer_test_is_bounded_and_makes_room_for_others() {
     bench.up(CLIENT, 4000).expect("tested once more");
     bench.pass(secs(6));
     assert_eq!(bench.gateway.trials.len(), 0);
+}
+
+#[test]
+fn a_session_that_lost_its_connection_drops_out_of_the_answer_test() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    let sessions = [1, 2, 3].map(|n| bench.session(CLIENT, &format!("desk-{n}"), agent(n)));
+    assert_eq!(bench.up(CLIENT, 4000).map(|offers| offers.len()), Ok(3));
+    bench.gateway.handle_tcp_closed(sessions[0], bench.now);
+    let offered = bench.up(CLIENT, 4000).expect("offered");
+    assert_eq!(
+        offered
+            .iter()
+            .map(|offer| offer.session)
+            .collect::<Vec<_>>(),
+        [sessions[2], sessions[1]]
+    );
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Err(DropReason::NoClientYet)
+    );
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(2)),
+        Ok(socket(CLIENT, 4000))
+    );
+}
+
+#[test]
+fn an_answer_test_ends_in_time_even_when_the_timer_is_late() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    bench.session(CLIENT, "a", agent(1));
+    bench.session(CLIENT, "b", agent(2));
+    bench.up(CLIENT, 4000).expect("offered");
+    bench.now += secs(3);
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Err(DropReason::NoClientYet)
+    );
+    bench.up(CLIENT, 4001).expect("another source has its turn");
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Ok(socket(CLIENT, 4001))
+    );
+    bench.gateway.checked_entries();
+}
+
+#[test]
+fn a_short_idle_limit_does_not_cut_the_time_to_come_back() {
+    let limits = Limits {
+        udp_idle: secs(5),
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(UpstreamPorts::Shared, limits);
+    let session = bench.session(CLIENT, "a", agent(1));
+    bench.gateway.handle_tcp_closed(session, bench.now);
+    bench.pass(secs(59));
+    let again = bench.hello(CLIENT, Some("a")).expect("admitted");
+    assert_eq!(again.session, session);
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl SecurityGateway {
             limits: config.limits,
         });
         Ok(Self {
-            shared: Shared::new(core, clients, udp_address.is_ipv6(), upstream),
+            shared: Shared::new(core, clients, upstream),
             listener,
             opened,
             limits: TcpLimits {

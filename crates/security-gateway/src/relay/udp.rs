@@ -111,8 +111,7 @@ impl Batch {
                     }
                 }
                 Side::Agents(_) => {
-                    let to = socket::for_family(forward.to, shared.clients_are_ipv6);
-                    if let Err(error) = socket::send(&shared.clients, payload, Some(to)) {
+                    if let Err(error) = socket::send(&shared.clients, payload, Some(forward.to)) {
                         shared.client_troubles.add(&error);
                     }
                 }

@@ -172,13 +172,15 @@ async fn a_client_may_come_back_to_its_session() {
     let agent = Agent::start(AGENT).await;
     let (client, mut first) = site.session(CLIENT, "desk-1", &agent).await;
     let key = site.gateway.sessions()[0].key;
-    drop(client);
+    let mut client = client;
+    client.shutdown().await.expect("half closed");
     assert!(is_closed(&mut first).await);
     // The agent still holds its end: the client need not wait for it.
     let (mut again, hello) = site.greet(CLIENT, Some("desk-1")).await;
     let mut second = agent.accept(&hello).await;
     again.write_all(b"back").await.expect("sent");
     assert_eq!(read(&mut second, 4).await, b"back");
+    assert!(is_closed(&mut client).await, "the old connection is cut");
     let sessions = site.gateway.sessions();
     assert_eq!((sessions.len(), sessions[0].key), (1, key));
     assert_eq!(site.counters().reattached, 1);
@@ -293,7 +295,14 @@ async fn one_address_cannot_hold_every_place() {
     let _second = site.connect(OTHER_CLIENT).await;
     let mut third = site.connect(OTHER_CLIENT).await;
     assert!(is_closed(&mut third).await);
-    let (_client, _agent_end) = site.session(CLIENT, "desk-1", &agent).await;
+    // Those who are admitted hold none.
+    let mut admitted = Vec::new();
+    for number in 1..=4 {
+        admitted.push(
+            site.session(CLIENT, &format!("desk-{number}"), &agent)
+                .await,
+        );
+    }
     site.stop().await;
 }
 
