@@ -6,15 +6,15 @@
 //!
 //! - [`core`] decides, without sockets or a clock.
 //! - [`relay`] has the sockets: [`SecurityGateway`] and its [`GatewayHandle`].
+//! - [`control`] carries the Connection Manager's word from another machine.
 //! - [`metrics`] shows what was counted.
 
+pub mod control;
 pub mod core;
 pub mod metrics;
 pub mod relay;
 
-pub use core::{
-    AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted, Limits, SessionKey,
-};
+pub use core::{AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted, Limits, SessionKey};
 pub use metrics::Metrics;
 pub use relay::{
     BindError, GatewayConfig, GatewayHandle, SecurityGateway, SessionSummary, Upstream,

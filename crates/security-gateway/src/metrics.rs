@@ -65,11 +65,7 @@ impl Collector for Metrics {
             "Grants whose client did not come in time",
             counters.grants_expired,
         )?;
-        out.tally(
-            "grants_refused",
-            "Grants refused",
-            &counters.grants_refused,
-        )?;
+        out.tally("grants_refused", "Grants refused", &counters.grants_refused)?;
         out.labelled(
             "admissions",
             "Control connections admitted",

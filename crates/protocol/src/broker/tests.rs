@@ -61,5 +61,6 @@ fn some(text: &str) -> Option<String> {
 }
 
 mod golden;
+mod properties;
 mod refusals;
 mod survival;

@@ -120,7 +120,11 @@ impl Gateway {
     ) -> Result<Admission, AdmissionRefusal> {
         let client = canonical(client);
         let key = self.admission_key(client.ip(), server_name);
-        if self.grants.get(&key).is_some_and(|grant| grant.expires <= now) {
+        if self
+            .grants
+            .get(&key)
+            .is_some_and(|grant| grant.expires <= now)
+        {
             self.expire_grant(&key, now);
         }
         let outcome = self.admit(client, key, now);
@@ -196,7 +200,7 @@ impl Gateway {
     }
 
     fn claims<'a>(&'a self, key: &'a AdmissionKey, now: Instant) -> Claims<'a> {
-        let pending = self.grants.get(key).filter(|grant| grant.expires > now);
+        let pending = self.grants.get(key);
         let mut claims = Claims {
             pending,
             returning: None,
@@ -265,12 +269,7 @@ impl Gateway {
         }
     }
 
-    fn reattach(
-        &mut self,
-        client: SocketAddr,
-        key: SessionKey,
-        now: Instant,
-    ) -> Option<Admission> {
+    fn reattach(&mut self, client: SocketAddr, key: SessionKey, now: Instant) -> Option<Admission> {
         // The client may come with a new UDP socket too; if it kept the old one, its next datagram binds it again.
         self.sessions.unbind(key);
         let session = self.sessions.get_mut(key)?;

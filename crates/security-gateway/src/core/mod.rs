@@ -165,7 +165,11 @@ impl Gateway {
             .copied()
             .ok_or(GrantRefusal::AddressFamily)?;
         let key = self.admission_key(request.client, request.server_name.as_ref());
-        if self.grants.get(&key).is_some_and(|grant| grant.expires <= now) {
+        if self
+            .grants
+            .get(&key)
+            .is_some_and(|grant| grant.expires <= now)
+        {
             self.expire_grant(&key, now);
         }
         if let Some(pending) = self.grants.get(&key) {

@@ -196,8 +196,8 @@ impl Session {
             let until = self
                 .reattach_until(limits)
                 .unwrap_or_else(|| after(at, limits.tcp_closed_grace));
-            // Without a control connection, that is what the session lacks first of all, however short the idle limit.
-            deadline = (until.min(deadline.0), reason);
+            // This long the client was promised that it may come back, datagrams or not.
+            deadline = (until, reason);
         }
         if let Some(limit) = limits.session {
             let end = after(self.started, limit);

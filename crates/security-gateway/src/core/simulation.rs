@@ -183,12 +183,12 @@ impl World {
                     self.close(key);
                 }
             }
-            Step::FromClient { client, port, size } => self.from_client(client, port, size),
+            Step::FromClient { client, port, size } => self.client_datagram(client, port, size),
             Step::FromAgent {
                 agent,
                 socket,
                 size,
-            } => self.from_agent(agent, socket, size),
+            } => self.agent_datagram(agent, socket, size),
             Step::Kill(number) => {
                 if let Some(key) = self.pick(number) {
                     assert!(
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    fn from_client(&mut self, client: u8, port: u8, size: u16) {
+    fn client_datagram(&mut self, client: u8, port: u8, size: u16) {
         let from = SocketAddr::new(client_ip(client), 4000 + u16::from(port));
         let payload = vec![0; usize::from(size)];
         let verdict = self
@@ -299,7 +299,7 @@ impl World {
         }
     }
 
-    fn from_agent(&mut self, agent: u8, socket: u8, size: u16) {
+    fn agent_datagram(&mut self, agent: u8, socket: u8, size: u16) {
         let from = agent_endpoint(agent).udp();
         let payload = vec![0; usize::from(size)];
         let upstream = match (self.ports, self.pick(socket)) {
@@ -324,7 +324,9 @@ impl World {
             self.now = self.now.max(at);
             self.gateway.handle_timeout(self.now);
             assert!(
-                self.gateway.poll_timeout().is_none_or(|next| next > self.now),
+                self.gateway
+                    .poll_timeout()
+                    .is_none_or(|next| next > self.now),
                 "the timer does not advance"
             );
         }

@@ -241,7 +241,9 @@ fn refusals_name_their_reason() {
     let counters = bench.gateway.counters();
     assert_eq!(counters.admissions_refused.total(), 4);
     assert_eq!(
-        counters.admissions_refused.count(&AdmissionRefusal::NoGrant),
+        counters
+            .admissions_refused
+            .count(&AdmissionRefusal::NoGrant),
         1
     );
 }
@@ -311,6 +313,9 @@ fn a_client_may_come_back_within_the_grace() {
     bench.up(CLIENT, 4000).expect("forwarded");
     bench.pass(secs(70));
     bench.up(CLIENT, 4000).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(30));
     bench.gateway.handle_tcp_closed(session, bench.now);
     bench.pass(secs(14));
@@ -318,6 +323,10 @@ fn a_client_may_come_back_within_the_grace() {
     assert_eq!((again.session, again.reattached), (session, true));
     // It may bring a new UDP socket.
     bench.up(CLIENT, 4001).expect("forwarded");
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Ok(socket(CLIENT, 4001))
+    );
     assert_eq!(bench.up(CLIENT, 4000), Err(DropReason::NoneWaiting));
 }
 
@@ -349,7 +358,10 @@ fn an_unreachable_agent_may_be_tried_again() {
     bench
         .grant(request(CLIENT, Some("desk-1"), agent(1)))
         .expect("granted");
-    let session = bench.hello(CLIENT, Some("desk-1")).expect("admitted").session;
+    let session = bench
+        .hello(CLIENT, Some("desk-1"))
+        .expect("admitted")
+        .session;
     bench.gateway.handle_agent_unreachable(session, bench.now);
     let again = bench.hello(CLIENT, Some("desk-1")).expect("admitted");
     assert_eq!(again.session, session);
@@ -476,7 +488,9 @@ fn limits_of_number_are_kept() {
         bench.grant(request(CLIENT, Some("d"), agent(4))),
         Err(GrantRefusal::Full)
     );
-    bench.hello(CLIENT, Some("c")).expect("a grant keeps a place");
+    bench
+        .hello(CLIENT, Some("c"))
+        .expect("a grant keeps a place");
 }
 
 #[test]
@@ -549,7 +563,9 @@ fn sizes_no_pcoip_packet_has_are_dropped() {
         (1473, Some(DropReason::TooLong)),
     ] {
         let payload = vec![0; size];
-        let up = bench.gateway.handle_client_datagram(from, &payload, bench.now);
+        let up = bench
+            .gateway
+            .handle_client_datagram(from, &payload, bench.now);
         let dropped = match up {
             Verdict::Drop(reason) => Some(reason),
             Verdict::Forward(_) | Verdict::Offer(_) => None,
@@ -571,7 +587,9 @@ fn a_second_source_of_a_served_client_is_dropped() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     bench.session(CLIENT, "a", agent(1));
     bench.up(CLIENT, 4000).expect("forwarded");
-    bench.down(UpstreamSocket::Shared, agent(1)).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(10));
     assert_eq!(bench.up(CLIENT, 4001), Err(DropReason::NoneWaiting));
 }
@@ -651,6 +669,63 @@ fn an_answer_test_is_bounded_and_makes_room_for_others() {
 }
 
 #[test]
+fn a_session_that_lost_its_connection_drops_out_of_the_answer_test() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    let sessions = [1, 2, 3].map(|n| bench.session(CLIENT, &format!("desk-{n}"), agent(n)));
+    assert_eq!(bench.up(CLIENT, 4000).map(|offers| offers.len()), Ok(3));
+    bench.gateway.handle_tcp_closed(sessions[0], bench.now);
+    let offered = bench.up(CLIENT, 4000).expect("offered");
+    assert_eq!(
+        offered
+            .iter()
+            .map(|offer| offer.session)
+            .collect::<Vec<_>>(),
+        [sessions[2], sessions[1]]
+    );
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Err(DropReason::NoClientYet)
+    );
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(2)),
+        Ok(socket(CLIENT, 4000))
+    );
+}
+
+#[test]
+fn an_answer_test_ends_in_time_even_when_the_timer_is_late() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    bench.session(CLIENT, "a", agent(1));
+    bench.session(CLIENT, "b", agent(2));
+    bench.up(CLIENT, 4000).expect("offered");
+    bench.now += secs(3);
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Err(DropReason::NoClientYet)
+    );
+    bench.up(CLIENT, 4001).expect("another source has its turn");
+    assert_eq!(
+        bench.down(UpstreamSocket::Shared, agent(1)),
+        Ok(socket(CLIENT, 4001))
+    );
+    bench.gateway.checked_entries();
+}
+
+#[test]
+fn a_short_idle_limit_does_not_cut_the_time_to_come_back() {
+    let limits = Limits {
+        udp_idle: secs(5),
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(UpstreamPorts::Shared, limits);
+    let session = bench.session(CLIENT, "a", agent(1));
+    bench.gateway.handle_tcp_closed(session, bench.now);
+    bench.pass(secs(59));
+    let again = bench.hello(CLIENT, Some("a")).expect("admitted");
+    assert_eq!(again.session, session);
+}
+
+#[test]
 fn a_new_session_takes_the_agent_from_an_older_one_on_a_shared_port() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     let old = bench.session(CLIENT, "a", agent(1));
@@ -695,7 +770,9 @@ fn thirty_seconds_of_silence_keep_a_session_and_seventy_five_end_it() {
     bench.pass(secs(30));
     bench.up(CLIENT, 4000).expect("forwarded");
     bench.pass(secs(74));
-    bench.down(UpstreamSocket::Shared, agent(1)).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(74));
     assert_eq!(bench.ends(), []);
     bench.pass(secs(1));

@@ -11,9 +11,6 @@ mod tcp;
 mod udp;
 mod upstream;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -161,7 +158,7 @@ pub enum BindError {
 pub struct SecurityGateway {
     shared: Arc<Shared>,
     listener: TcpListener,
-    opened: mpsc::Receiver<Opened>,
+    opened: Option<mpsc::Receiver<Opened>>,
     limits: TcpLimits,
     tcp_address: SocketAddr,
     udp_address: SocketAddr,
@@ -197,7 +194,7 @@ impl SecurityGateway {
             limits: config.limits,
         });
         Ok(Self {
-            shared: Shared::new(core, clients, udp_address.is_ipv6(), upstream),
+            shared: Shared::new(core, clients, upstream),
             listener,
             opened,
             limits: TcpLimits {
@@ -264,7 +261,9 @@ impl SecurityGateway {
             let side = Side::Agents(UpstreamSocket::Shared);
             relaying.spawn(udp::receive(Arc::clone(&shared), socket, side));
         }
-        relaying.spawn(upstream::serve(Arc::clone(&shared), self.opened));
+        if let Some(opened) = self.opened {
+            relaying.spawn(upstream::serve(Arc::clone(&shared), opened));
+        }
         relaying.spawn(keep_time(Arc::clone(&shared)));
 
         tokio::select! {

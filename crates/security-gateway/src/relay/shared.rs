@@ -16,9 +16,7 @@ use super::{
     notes::{EarlyClose, LogBudget, Troubles},
     upstream::UpstreamSockets,
 };
-use crate::core::{
-    Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally,
-};
+use crate::core::{Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally};
 
 /// What every task of a gateway shares.
 #[derive(Debug)]
@@ -28,7 +26,6 @@ pub(crate) struct Shared {
     pub(super) wake: Notify,
     /// Where datagrams of clients come in and go out.
     pub(super) clients: Arc<UdpSocket>,
-    pub(super) clients_are_ipv6: bool,
     pub(super) upstream: UpstreamSockets,
     pub(crate) client_troubles: Troubles,
     pub(crate) agent_troubles: Troubles,
@@ -64,15 +61,9 @@ pub(super) struct Admitted {
 }
 
 impl Shared {
-    pub(super) fn new(
-        core: Gateway,
-        clients: UdpSocket,
-        clients_are_ipv6: bool,
-        upstream: UpstreamSockets,
-    ) -> Arc<Self> {
+    pub(super) fn new(core: Gateway, clients: UdpSocket, upstream: UpstreamSockets) -> Arc<Self> {
         Arc::new(Self {
             clients: Arc::new(clients),
-            clients_are_ipv6,
             guarded: Mutex::new(Guarded {
                 core,
                 sessions: HashMap::new(),

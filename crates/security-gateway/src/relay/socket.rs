@@ -86,7 +86,8 @@ pub(super) fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED))
 }
 
-/// Sends one datagram without waiting. The socket must be non-blocking; a full send buffer is an error like any other.
+/// Sends one datagram without waiting. The socket must be non-blocking; a full send buffer is an error like any other. An IPv6
+/// socket open to both families takes an IPv4 destination as it is.
 pub(super) fn send(socket: &UdpSocket, payload: &[u8], to: Option<SocketAddr>) -> io::Result<()> {
     let socket = SockRef::from(socket);
     match to {
@@ -94,14 +95,6 @@ pub(super) fn send(socket: &UdpSocket, payload: &[u8], to: Option<SocketAddr>) -
         None => socket.send(payload)?,
     };
     Ok(())
-}
-
-/// An address in the form a socket of the given family takes.
-pub(super) fn for_family(to: SocketAddr, ipv6: bool) -> SocketAddr {
-    match to.ip() {
-        IpAddr::V4(v4) if ipv6 => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
-        IpAddr::V4(_) | IpAddr::V6(_) => to,
-    }
 }
 
 fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -207,17 +200,5 @@ mod tests {
             option(&v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
             libc::IPV6_PMTUDISC_PROBE
         );
-    }
-
-    #[test]
-    fn ipv4_is_mapped_for_ipv6_sockets_only() {
-        let v4: SocketAddr = "192.0.2.1:4172".parse().expect("address");
-        assert_eq!(for_family(v4, false), v4);
-        assert_eq!(
-            for_family(v4, true),
-            "[::ffff:192.0.2.1]:4172".parse().expect("address")
-        );
-        let v6: SocketAddr = "[2001:db8::1]:4172".parse().expect("address");
-        assert_eq!(for_family(v6, true), v6);
     }
 }

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use portcullis_protocol::client_hello::{self, ClientHello, Progress, ReadClientHelloError, ServerName};
+use portcullis_protocol::client_hello::{
+    self, ClientHello, Progress, ReadClientHelloError, ServerName,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},

@@ -83,8 +83,7 @@ impl Batch {
 
     fn decide(&mut self, core: &mut Gateway, side: &Side, now: std::time::Instant) {
         self.sendings.clear();
-        for (index, (buffer, (length, from))) in
-            self.buffers.iter().zip(&self.received).enumerate()
+        for (index, (buffer, (length, from))) in self.buffers.iter().zip(&self.received).enumerate()
         {
             let payload = buffer.get(..*length).unwrap_or_default();
             let verdict = match side {
@@ -112,8 +111,7 @@ impl Batch {
                     }
                 }
                 Side::Agents(_) => {
-                    let to = socket::for_family(forward.to, shared.clients_are_ipv6);
-                    if let Err(error) = socket::send(&shared.clients, payload, Some(to)) {
+                    if let Err(error) = socket::send(&shared.clients, payload, Some(forward.to)) {
                         shared.client_troubles.add(&error);
                     }
                 }

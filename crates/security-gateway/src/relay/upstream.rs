@@ -46,20 +46,20 @@ pub(crate) enum UpstreamSockets {
 }
 
 impl UpstreamSockets {
-    /// Opens what can be opened before there are sessions. The receiver is for [`serve`].
+    /// Opens what can be opened before there are sessions. The receiver, if any, is for [`serve`].
     pub(super) fn open(
         upstream: Upstream,
         address: Option<IpAddr>,
-    ) -> Result<(Self, mpsc::Receiver<Opened>), BindError> {
-        let (opened, waiting) = mpsc::channel(QUEUE);
+    ) -> Result<(Self, Option<mpsc::Receiver<Opened>>), BindError> {
         let port = match upstream {
             Upstream::Ephemeral => {
+                let (opened, waiting) = mpsc::channel(QUEUE);
                 let sockets = Self::PerSession {
                     local: address,
                     sockets: RwLock::default(),
                     opened,
                 };
-                return Ok((sockets, waiting));
+                return Ok((sockets, Some(waiting)));
             }
             Upstream::Fixed(port) => port,
         };
@@ -82,7 +82,7 @@ impl UpstreamSockets {
                 (Some(v4), v6)
             }
         };
-        Ok((Self::Shared { v4, v6 }, waiting))
+        Ok((Self::Shared { v4, v6 }, None))
     }
 
     /// The shared sockets.
