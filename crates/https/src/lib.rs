@@ -9,5 +9,6 @@ pub mod trust;
 
 pub use client::{Client, ClientOptions, Reply, SendError};
 pub use identity::{Authority, Identity};
+pub use rustls::pki_types::CertificateDer;
 pub use server::{Peer, Server, ServerLimits};
 pub use trust::{Fingerprint, Trust};
