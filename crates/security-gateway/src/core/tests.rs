@@ -726,6 +726,21 @@ fn a_short_idle_limit_does_not_cut_the_time_to_come_back() {
 }
 
 #[test]
+fn coming_back_starts_the_idle_limit_anew() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    let session = bench.session(CLIENT, "a", agent(1));
+    bench.up(CLIENT, 4000).expect("forwarded");
+    bench.pass(secs(70));
+    bench.gateway.handle_tcp_closed(session, bench.now);
+    bench.pass(secs(10));
+    bench.hello(CLIENT, Some("a")).expect("admitted");
+    bench.pass(secs(74));
+    assert_eq!(bench.ends(), []);
+    bench.pass(secs(1));
+    assert_eq!(bench.ends(), [(session, EndReason::Idle)]);
+}
+
+#[test]
 fn a_new_session_takes_the_agent_from_an_older_one_on_a_shared_port() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     let old = bench.session(CLIENT, "a", agent(1));
