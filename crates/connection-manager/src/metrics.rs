@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_protocol::broker::{AllocResultId, AuthResultId, ListResultId, Response};
+use portcullis_protocol::broker::{AllocResultId, ListResultId, Response};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -36,7 +36,7 @@ struct RequestLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AllocationLabels {
-    result: &'static str,
+    result: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,26 +138,16 @@ pub(crate) const fn reject_label(reject: Reject) -> &'static str {
 fn succeeded(response: &Response) -> bool {
     match response {
         Response::Hello(_) | Response::Bye(_) | Response::Unknown(_) => true,
-        Response::Authenticate(answer) => matches!(
-            answer.result.id,
-            AuthResultId::Complete | AuthResultId::Incomplete
-        ),
+        Response::Authenticate(answer) => answer.result.id.is_success(),
         Response::GetResourceList(answer) => answer.result.id == ListResultId::Successful,
         Response::AllocateResource(answer) => answer.result.id == AllocResultId::Successful,
     }
 }
 
-/// Ids of our own making only: what brokers make up would let them open a series each.
-fn allocation_label(id: &AllocResultId) -> &'static str {
-    match id {
-        AllocResultId::Successful => "ALLOC_SUCCESSFUL",
-        AllocResultId::PendingTryAgain => "ALLOC_PENDING_TRY_AGAIN",
-        AllocResultId::Broker => "ALLOC_FAILED_TO_ALLOCATE_BROKER",
-        AllocResultId::BrokerPortUnreachable => "ALLOC_FAILED_TO_ALLOCATE_BROKER_PORT_UNREACHABLE",
-        AllocResultId::Agent => "ALLOC_FAILED_TO_ALLOCATE_AGENT",
-        AllocResultId::NoLicense => "ALLOC_FAILED_NO_LICENSE",
-        _ => "other",
-    }
+/// Documented ids only: what brokers make up would let them open a series each.
+fn allocation_label(id: &AllocResultId) -> String {
+    let undocumented = matches!(id, AllocResultId::Other(_));
+    if undocumented { "other" } else { id.as_str() }.into()
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! They name what happened and what the user can do, never a cause inside the house: causes are for the log.
 
+use portcullis_protocol::broker::ParseMessageError;
+
 use crate::{
     neighbours::{AgentFailure, BrokerFailure, GatewayFailure},
     session::Reject,
@@ -124,5 +126,20 @@ pub(crate) fn rejected(reject: &Reject) -> &'static str {
         Reject::BrokerUnavailable => "The broker is unavailable. Try again in a minute.",
         Reject::TooManySessions => "Too many sessions are open. Try again in a minute.",
         Reject::Internal => "The Connection Manager could not handle the request.",
+    }
+}
+
+/// For a document that is no message: what is wrong, without a word of what it says.
+pub(crate) fn malformed(error: &ParseMessageError) -> String {
+    match error {
+        ParseMessageError::Xml(error) => error.to_string(),
+        ParseMessageError::Root { .. } => "the root element is not \"pcoip-client\"".into(),
+        ParseMessageError::UnknownMessage { .. } => "the message is not known".into(),
+        ParseMessageError::Version
+        | ParseMessageError::MessageCount { .. }
+        | ParseMessageError::MissingElement { .. }
+        | ParseMessageError::DuplicateElement { .. }
+        | ParseMessageError::InvalidValue { .. }
+        | _ => error.to_string(),
     }
 }

@@ -138,7 +138,7 @@ impl LeaseClient {
         };
         Ok(Self {
             https: Client::new(trust, None, options)?,
-            servers: addresses.iter().map(authority).collect(),
+            servers: addresses.iter().map(LicensePath::authority).collect(),
         })
     }
 
@@ -287,16 +287,6 @@ async fn call(
         .body(body)
         .map_err(|error| SendError::Connect(error.into()))?;
     https.send(request).await
-}
-
-/// Host and port as a URI writes them.
-fn authority(address: &LicensePath) -> String {
-    let (host, port) = (address.host(), address.port());
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
 }
 
 /// Which failure says most.

@@ -465,5 +465,4 @@ fn check_text(text: &str) -> Result<(), TextProblem> {
 }
 
 #[cfg(test)]
-#[path = "pool_tests.rs"]
 mod tests;

@@ -6,7 +6,9 @@ use axum::{
     body::Bytes,
     http::{Method, Request, StatusCode},
 };
-use portcullis_https::{Authority, Client, ClientOptions, Server, ServerLimits, Trust};
+use portcullis_https::{
+    Authority, CertificateDer, Client, ClientOptions, Server, ServerLimits, Trust,
+};
 use portcullis_license_server::{
     AcquireError, AcquireRequest, Administrator, DEFAULT_FEATURE, FeatureConfig, Handle,
     LeaseClient, LicenseServer, LicenseServerConfig, PoolConfig, RenewError, ReturnError,
@@ -23,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// A licence server on a loopback port, stopped when dropped.
 struct Running {
     address: SocketAddr,
-    trust: Trust,
+    authority: CertificateDer<'static>,
     handle: Handle,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
@@ -58,7 +60,7 @@ async fn start(pool: PoolConfig, administrator: Option<Administrator>) -> Runnin
     tasks.spawn(async move { server.run(stopped).await });
     Running {
         address,
-        trust: Trust::Authorities(vec![authority.certificate()]),
+        authority: authority.certificate(),
         handle,
         stop,
         _tasks: tasks,
@@ -66,12 +68,16 @@ async fn start(pool: PoolConfig, administrator: Option<Administrator>) -> Runnin
 }
 
 impl Running {
+    fn trust(&self) -> Trust {
+        Trust::Authorities(vec![self.authority.clone()])
+    }
+
     fn path(&self) -> LicensePath {
         path(&format!("{}@127.0.0.1", self.address.port()))
     }
 
     fn client(&self) -> LeaseClient {
-        LeaseClient::new(vec![self.path()], &self.trust).expect("a client")
+        LeaseClient::new(vec![self.path()], &self.trust()).expect("a client")
     }
 
     fn used(&self) -> u32 {
@@ -85,7 +91,7 @@ impl Running {
         token: Option<&str>,
         body: impl Into<Bytes>,
     ) -> (StatusCode, Value) {
-        let client = Client::new(&self.trust, None, ClientOptions::default()).expect("a client");
+        let client = Client::new(&self.trust(), None, ClientOptions::default()).expect("a client");
         let mut request = Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.address));
@@ -132,6 +138,21 @@ async fn a_lease_is_acquired_renewed_and_given_back() {
     lease.give_back().await.expect("given back");
     assert_eq!(server.used(), 0);
     assert_eq!(server.handle.totals().returned, 1);
+}
+
+#[tokio::test]
+async fn every_form_of_an_address_is_dialled_over_https() {
+    let server = start(PoolConfig::of_sessions(1), None).await;
+    let port = server.address.port();
+    for text in [
+        format!("{port}@127.0.0.1"),
+        format!("http://127.0.0.1:{port}/request"),
+        format!("https://127.0.0.1:{port}/request"),
+    ] {
+        let client = LeaseClient::new(vec![path(&text)], &server.trust()).expect("a client");
+        let lease = client.acquire(request("s1")).await.expect("a lease");
+        lease.give_back().await.expect("given back");
+    }
 }
 
 #[tokio::test]
@@ -220,11 +241,7 @@ async fn the_next_address_is_tried() {
     let any = "127.0.0.1:0".parse().expect("an address");
     refusing.bind(any).expect("a port");
     let dead = refusing.local_addr().expect("an address").port();
-    let authorities = [&empty, &full].map(|server| match &server.trust {
-        Trust::Authorities(authorities) => authorities.clone(),
-        other => panic!("{other:?}"),
-    });
-    let trust = Trust::Authorities(authorities.concat());
+    let trust = Trust::Authorities(vec![empty.authority.clone(), full.authority.clone()]);
     let dead = path(&format!("{dead}@127.0.0.1"));
     let client =
         LeaseClient::new(vec![dead.clone(), empty.path(), full.path()], &trust).expect("a client");
@@ -267,15 +284,16 @@ async fn a_feature_the_server_lacks_is_refused_with_its_words() {
     let mut wanted = request("s1");
     wanted.feature = "Agent-Graphics".to_owned();
     let error = server.client().acquire(wanted).await.expect_err("unknown");
-    match error {
-        AcquireError::Refused {
-            status, message, ..
-        } => assert_eq!(
-            (status, message.as_str()),
-            (404, "This server has no such feature.")
-        ),
-        other => panic!("{other:?}"),
-    }
+    let AcquireError::Refused {
+        status, message, ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(
+        (status, message.as_str()),
+        (404, "This server has no such feature.")
+    );
 }
 
 #[tokio::test]

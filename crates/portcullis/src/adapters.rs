@@ -5,7 +5,8 @@ use std::{error::Error, net::IpAddr};
 use futures_util::future::BoxFuture;
 use portcullis_broker::{Broker as EmbeddedBroker, HandleError, Inquiry, SessionToken};
 use portcullis_connection_manager::{
-    Broker, BrokerAnswer, BrokerExchange, BrokerFailure, Gateway, GatewayFailure, GrantOrder, GrantedAddress,
+    Broker, BrokerAnswer, BrokerExchange, BrokerFailure, Gateway, GatewayFailure, GrantOrder,
+    GrantedAddress,
 };
 use portcullis_protocol::client_hello::ServerName;
 use portcullis_security_gateway::{
@@ -36,15 +37,20 @@ impl Broker for InProcessBroker {
             let answer = self.0.handle(inquiry).await.map_err(|error| match error {
                 HandleError::NoSession { .. }
                 | HandleError::OutOfOrder { .. }
-                | HandleError::UnknownMessage { .. } => BrokerFailure::Refused { status: OUT_OF_ORDER },
-                HandleError::TooManySessions | HandleError::Random(_) => {
-                    BrokerFailure::Refused { status: UNAVAILABLE }
-                }
+                | HandleError::UnknownMessage { .. } => BrokerFailure::Refused {
+                    status: OUT_OF_ORDER,
+                },
+                _ => BrokerFailure::Refused {
+                    status: UNAVAILABLE,
+                },
             })?;
             if let Some(session) = answer.session {
                 cookies.set(SESSION, &session.expose());
             }
-            Ok(BrokerAnswer { cookies, response: answer.response })
+            Ok(BrokerAnswer {
+                cookies,
+                response: answer.response,
+            })
         })
     }
 
@@ -57,8 +63,15 @@ impl Broker for InProcessBroker {
 pub(crate) struct InProcessGateway(pub(crate) GatewayHandle);
 
 impl Gateway for InProcessGateway {
-    fn authorize(&self, order: GrantOrder) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
-        let granted = self.0.authorize(request(order)).map(address).map_err(failure);
+    fn authorize(
+        &self,
+        order: GrantOrder,
+    ) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
+        let granted = self
+            .0
+            .authorize(request(order))
+            .map(address)
+            .map_err(failure);
         Box::pin(async move { granted })
     }
 
@@ -71,12 +84,19 @@ impl Gateway for InProcessGateway {
 pub(crate) struct RemoteGateway(pub(crate) ControlClient);
 
 impl Gateway for RemoteGateway {
-    fn authorize(&self, order: GrantOrder) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
+    fn authorize(
+        &self,
+        order: GrantOrder,
+    ) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
         Box::pin(async move {
-            self.0.authorize(&request(order)).await.map(address).map_err(|error| match error {
-                AuthorizeError::Refused(refusal) => failure(refusal),
-                error => GatewayFailure::Unreachable(error.into()),
-            })
+            self.0
+                .authorize(&request(order))
+                .await
+                .map(address)
+                .map_err(|error| match error {
+                    AuthorizeError::Refused(refusal) => failure(refusal),
+                    error => GatewayFailure::Unreachable(error.into()),
+                })
         })
     }
 
@@ -90,7 +110,11 @@ fn request(order: GrantOrder) -> GrantRequest {
         log_id: order.log_id,
         client: order.client,
         server_name: order.server_name.as_deref().and_then(ServerName::new),
-        agent: AgentEndpoint { ip: order.agent, tcp_port: order.tcp_port, udp_port: order.udp_port },
+        agent: AgentEndpoint {
+            ip: order.agent,
+            tcp_port: order.tcp_port,
+            udp_port: order.udp_port,
+        },
         user: order.user,
         desktop: order.desktop,
     }
@@ -98,7 +122,10 @@ fn request(order: GrantOrder) -> GrantRequest {
 
 fn address(granted: Granted) -> GrantedAddress {
     let ip: IpAddr = granted.address;
-    GrantedAddress { ip, port: granted.port }
+    GrantedAddress {
+        ip,
+        port: granted.port,
+    }
 }
 
 fn failure(refusal: GrantRefusal) -> GatewayFailure {

@@ -4,15 +4,14 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::{BoxFuture, select_all};
-use portcullis_broker::{
-    Broker as EmbeddedBroker, BrokerConfig, BrokerInfo,
-};
+use portcullis_broker::{Broker as EmbeddedBroker, BrokerConfig, BrokerInfo};
 use portcullis_connection_manager::{
-    Broker, ConnectionManager, Gateway, HttpsAgent, HttpsAgentOptions, HttpsBroker, HttpsBrokerOptions, ManagerConfig,
-    PcmInfo,
+    Broker, ConnectionManager, Gateway, HttpsAgent, HttpsBroker, ManagerConfig, PcmInfo,
+    adapters::{HttpsAgentOptions, HttpsBrokerOptions},
 };
+use portcullis_console::ConsoleSources;
 use portcullis_https::{Identity, Server, ServerLimits};
-use portcullis_license_server::{FeatureConfig, Handle as LicenseHandle, LicenseServer, LicenseServerConfig, PoolConfig};
+use portcullis_license_server::{FeatureConfig, LicenseServer, LicenseServerConfig, PoolConfig};
 use portcullis_protocol::broker::Root;
 use portcullis_security_gateway::{
     GatewayConfig, GatewayHandle, Limits, SecurityGateway, Upstream,
@@ -27,8 +26,8 @@ use tracing::{info, warn};
 use crate::{
     adapters::{InProcessBroker, InProcessGateway, RemoteGateway},
     config::{
-        BrokerChoice, BrokerSection, Config, ConsoleSection, GatewayChoice, GatewaySection, LicenseSection,
-        ManagerSection,
+        BrokerChoice, BrokerSection, Config, ConsoleSection, GatewayChoice, GatewaySection,
+        LicenseSection, ManagerSection,
     },
 };
 
@@ -39,10 +38,6 @@ const ALPN: &[&[u8]] = &[b"http/1.1"];
 pub(crate) struct Roles {
     /// Where they listen.
     pub(crate) addresses: Addresses,
-    /// The gateway, when it runs here.
-    pub(crate) gateway: Option<GatewayHandle>,
-    /// The licence server, when it runs here.
-    pub(crate) licenses: Option<LicenseHandle>,
     /// In the order they are to end.
     stages: Vec<Stage>,
 }
@@ -73,7 +68,11 @@ struct Stage {
 
 impl Stage {
     fn new(name: &'static str) -> Self {
-        Self { name, shutdown: CancellationToken::new(), tasks: JoinSet::new() }
+        Self {
+            name,
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        }
     }
 }
 
@@ -97,19 +96,25 @@ impl Roles {
         if let Some(section) = config.console {
             building.console(section).await?;
         }
-        let Building { addresses, gateway, licenses, stages, .. } = building;
-        Ok(Self { addresses, gateway, licenses, stages })
+        let Building {
+            addresses, stages, ..
+        } = building;
+        Ok(Self { addresses, stages })
     }
 
     /// Waits for a role that ends by itself, which none should, and names it.
     pub(crate) async fn first_ended(&mut self) -> &'static str {
-        let waiting = self.stages.iter_mut().filter(|stage| !stage.tasks.is_empty()).map(|stage| {
-            let name = stage.name;
-            Box::pin(async move {
-                stage.tasks.join_next().await;
-                name
-            }) as BoxFuture<'_, &'static str>
-        });
+        let waiting = self
+            .stages
+            .iter_mut()
+            .filter(|stage| !stage.tasks.is_empty())
+            .map(|stage| {
+                let name = stage.name;
+                Box::pin(async move {
+                    stage.tasks.join_next().await;
+                    name
+                }) as BoxFuture<'_, &'static str>
+            });
         let waiting: Vec<_> = waiting.collect();
         if waiting.is_empty() {
             return std::future::pending().await;
@@ -123,7 +128,11 @@ impl Roles {
             stage.shutdown.cancel();
             while let Some(ended) = stage.tasks.join_next().await {
                 if let Err(error) = ended {
-                    warn!(role = stage.name, error = &error as &dyn std::error::Error, "A role did not end well");
+                    warn!(
+                        role = stage.name,
+                        error = &error as &dyn std::error::Error,
+                        "A role did not end well"
+                    );
                 }
             }
             info!(role = stage.name, "Stopped");
@@ -135,7 +144,6 @@ impl Roles {
 struct Building {
     addresses: Addresses,
     gateway: Option<GatewayHandle>,
-    licenses: Option<LicenseHandle>,
     registry: Registry,
     stages: Vec<Stage>,
 }
@@ -147,7 +155,10 @@ impl Building {
             BrokerConfig {
                 info: BrokerInfo {
                     hostname: hostname(),
-                    ip_address: section.listen.map(|listen| listen.ip()).filter(|ip| !ip.is_unspecified()),
+                    ip_address: section
+                        .listen
+                        .map(|listen| listen.ip())
+                        .filter(|ip| !ip.is_unspecified()),
                     ..BrokerInfo::default()
                 },
                 trusted_proxies: section.trusted_proxies,
@@ -166,18 +177,31 @@ impl Building {
     }
 
     async fn license_server(&mut self, section: LicenseSection) -> Result<()> {
-        let features = section.features.into_iter().map(|(name, count)| FeatureConfig { name, count });
+        let features = section
+            .features
+            .into_iter()
+            .map(|(name, count)| FeatureConfig { name, count });
         let server = LicenseServer::new(LicenseServerConfig {
-            pool: PoolConfig { features: features.collect(), lease_ttl: section.lease },
+            pool: PoolConfig {
+                features: features.collect(),
+                lease_ttl: section.lease,
+            },
             administrator: None,
         })
         .context("cannot use the features of [license_server]")?;
         server.register(&mut self.registry);
         let identity = identity_or_made(section.identity, "license_server", &[section.listen])?;
         let mut stage = Stage::new("license_server");
-        self.addresses.license_server =
-            Some(serve_https(&mut stage, section.listen, &identity, server.router(), "license_server").await?);
-        self.licenses = Some(server.handle());
+        self.addresses.license_server = Some(
+            serve_https(
+                &mut stage,
+                section.listen,
+                &identity,
+                server.router(),
+                "license_server",
+            )
+            .await?,
+        );
         let shutdown = stage.shutdown.clone();
         stage.tasks.spawn(async move { server.run(shutdown).await });
         self.ends_before_the_rest(stage);
@@ -190,7 +214,9 @@ impl Building {
             udp_listen: section.listen,
             public_addresses: section.public_addresses,
             public_port: section.public_port,
-            upstream: section.upstream_port.map_or(Upstream::Ephemeral, Upstream::Fixed),
+            upstream: section
+                .upstream_port
+                .map_or(Upstream::Ephemeral, Upstream::Fixed),
             upstream_address: section.upstream_address,
             limits: Limits {
                 grant_window: section.grant,
@@ -210,39 +236,75 @@ impl Building {
         let mut stage = Stage::new("security_gateway");
         stage.tasks.spawn(gateway.run(stage.shutdown.clone()));
         if let Some(section) = section.control {
-            let tls = section.identity.mutual_server_config(&section.authorities)?;
+            let tls = section
+                .identity
+                .mutual_server_config(&section.authorities)?;
             let listener = bind(section.listen, "security_gateway.control").await?;
             self.addresses.security_gateway_control = Some(listener.local_addr()?);
             let server = Server::new(listener, Some(tls), ServerLimits::default());
-            stage.tasks.spawn(server.serve(control::router(handle.clone()), stage.shutdown.clone()));
+            stage
+                .tasks
+                .spawn(server.serve(control::router(handle.clone()), stage.shutdown.clone()));
         }
         self.gateway = Some(handle);
         self.ends_before_the_rest(stage);
         Ok(())
     }
 
-    async fn manager(&mut self, section: ManagerSection, embedded: Option<EmbeddedBroker>) -> Result<()> {
+    async fn manager(
+        &mut self,
+        section: ManagerSection,
+        embedded: Option<EmbeddedBroker>,
+    ) -> Result<()> {
         let broker: Arc<dyn Broker> = match section.broker {
-            BrokerChoice::Embedded => {
-                Arc::new(InProcessBroker(embedded.context("no [broker] section for the embedded broker")?))
-            }
-            BrokerChoice::External { url, trust, pcoip_broker_root, wait } => {
-                let root = if pcoip_broker_root { Root::Broker } else { Root::Client };
-                let options = HttpsBrokerOptions { wait, root, ..HttpsBrokerOptions::default() };
-                Arc::new(HttpsBroker::new(&url, &trust, None, &options).context("cannot use the broker's address")?)
+            BrokerChoice::Embedded => Arc::new(InProcessBroker(
+                embedded.context("no [broker] section for the embedded broker")?,
+            )),
+            BrokerChoice::External {
+                url,
+                trust,
+                pcoip_broker_root,
+                wait,
+            } => {
+                let root = if pcoip_broker_root {
+                    Root::Broker
+                } else {
+                    Root::Client
+                };
+                let options = HttpsBrokerOptions {
+                    wait,
+                    root,
+                    ..HttpsBrokerOptions::default()
+                };
+                Arc::new(
+                    HttpsBroker::new(&url, &trust, None, &options)
+                        .context("cannot use the broker's address")?,
+                )
             }
         };
-        let agent_options = HttpsAgentOptions { wait: section.agent_wait, ..HttpsAgentOptions::default() };
+        let agent_options = HttpsAgentOptions {
+            wait: section.agent_wait,
+            ..HttpsAgentOptions::default()
+        };
         let agent = Arc::new(HttpsAgent::new(&section.agent_trust, None, &agent_options)?);
         let gateway: Option<Arc<dyn Gateway>> = match section.gateway {
             GatewayChoice::Off => None,
             GatewayChoice::Local => {
-                let handle = self.gateway.clone().context("no [security_gateway] section")?;
+                let handle = self
+                    .gateway
+                    .clone()
+                    .context("no [security_gateway] section")?;
                 Some(Arc::new(InProcessGateway(handle)))
             }
-            GatewayChoice::Remote { control_url, trust, identity } => {
-                Some(Arc::new(RemoteGateway(ControlClient::new(&control_url, &trust, &identity)?)))
-            }
+            GatewayChoice::Remote {
+                control_url,
+                trust,
+                identity,
+            } => Some(Arc::new(RemoteGateway(ControlClient::new(
+                &control_url,
+                &trust,
+                &identity,
+            )?))),
         };
         let listener = bind(section.listen, "connection_manager").await?;
         let address = listener.local_addr()?;
@@ -270,10 +332,18 @@ impl Building {
         manager.metrics().register(&mut self.registry);
         let identity = identity_or_made(section.identity, "connection_manager", &[address])?;
         let mut stage = Stage::new("connection_manager");
-        let server = Server::new(listener, Some(identity.server_config(ALPN)), ServerLimits::default());
-        stage.tasks.spawn(server.serve(manager.router(), stage.shutdown.clone()));
+        let server = Server::new(
+            listener,
+            Some(identity.server_config(ALPN)),
+            ServerLimits::default(),
+        );
+        stage
+            .tasks
+            .spawn(server.serve(manager.router(), stage.shutdown.clone()));
         let shutdown = stage.shutdown.clone();
-        stage.tasks.spawn(async move { manager.run(shutdown).await });
+        stage
+            .tasks
+            .spawn(async move { manager.run(shutdown).await });
         self.addresses.connection_manager = Some(address);
         info!(%address, "Connection Manager ready");
         self.ends_before_the_rest(stage);
@@ -284,17 +354,21 @@ impl Building {
         let listener = bind(section.listen, "console").await?;
         self.addresses.console = Some(listener.local_addr()?);
         let gateway = self.gateway.clone();
-        let router = portcullis_console::router(portcullis_console::ConsoleSources {
+        let sources = ConsoleSources {
             registry: Arc::new(std::mem::take(&mut self.registry)),
             sessions: Arc::new(move || {
                 let sessions = gateway.iter().flat_map(GatewayHandle::sessions);
-                sessions.filter_map(|session| serde_json::to_value(session).ok()).collect()
+                sessions
+                    .filter_map(|session| serde_json::to_value(session).ok())
+                    .collect()
             }),
-            token: section.token,
-        });
+        };
+        let router = portcullis_console::router(sources, section.token);
         let mut stage = Stage::new("console");
         let server = Server::new(listener, None, ServerLimits::default());
-        stage.tasks.spawn(server.serve(router, stage.shutdown.clone()));
+        stage
+            .tasks
+            .spawn(server.serve(router, stage.shutdown.clone()));
         // Last: what happens while the others end can still be seen.
         self.stages.push(stage);
         Ok(())
@@ -315,8 +389,14 @@ async fn serve_https(
 ) -> Result<SocketAddr> {
     let listener = bind(listen, section).await?;
     let address = listener.local_addr()?;
-    let server = Server::new(listener, Some(identity.server_config(ALPN)), ServerLimits::default());
-    stage.tasks.spawn(server.serve(router, stage.shutdown.clone()));
+    let server = Server::new(
+        listener,
+        Some(identity.server_config(ALPN)),
+        ServerLimits::default(),
+    );
+    stage
+        .tasks
+        .spawn(server.serve(router, stage.shutdown.clone()));
     Ok(address)
 }
 
@@ -331,14 +411,28 @@ async fn bind(address: SocketAddr, section: &str) -> Result<TcpListener> {
 }
 
 /// The configured certificate, or one made for this start.
-fn identity_or_made(identity: Option<Identity>, section: &str, listen: &[SocketAddr]) -> Result<Identity> {
+fn identity_or_made(
+    identity: Option<Identity>,
+    section: &str,
+    listen: &[SocketAddr],
+) -> Result<Identity> {
     if let Some(identity) = identity {
         return Ok(identity);
     }
     let mut names = vec![hostname(), "localhost".to_owned()];
-    names.extend(listen.iter().map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+    names.extend(
+        listen
+            .iter()
+            .map(|address| address.ip())
+            .filter(|ip| !ip.is_unspecified())
+            .map(|ip| ip.to_string()),
+    );
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    warn!(section, ?names, "No certificate is configured; a self-signed one was made for this start");
+    warn!(
+        section,
+        ?names,
+        "No certificate is configured; a self-signed one was made for this start"
+    );
     Identity::self_signed(&names).context("cannot make a self-signed certificate")
 }
 
@@ -346,7 +440,11 @@ fn identity_or_made(identity: Option<Identity>, section: &str, listen: &[SocketA
 pub(crate) fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Milliseconds since a moment, for people and JSON.

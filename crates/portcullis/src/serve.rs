@@ -35,7 +35,10 @@ pub(crate) fn run(arguments: &Serve) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    logging::start(config.log.level.as_deref().unwrap_or("info"), config.log.format)?;
+    logging::start(
+        config.log.level.as_deref().unwrap_or("info"),
+        config.log.format,
+    )?;
     runtime()?.block_on(serve(config, arguments.json, started))
 }
 
@@ -46,7 +49,11 @@ pub(crate) fn check(path: &Path) -> Result<ExitCode> {
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
             }
-            terminal::line(&format!("{}: good; runs {}", path.display(), roles_of(&config).join(", ")))?;
+            terminal::line(&format!(
+                "{}: good; runs {}",
+                path.display(),
+                roles_of(&config).join(", ")
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(mistakes) => {
@@ -63,7 +70,11 @@ async fn serve(config: Config, json: bool, started: Instant) -> Result<ExitCode>
         warn!(warning = %warning, "Configuration");
     }
     let mut roles = Roles::start(config).await?;
-    let ready = Ready { ready: true, ms: milliseconds_since(started), addresses: &roles.addresses };
+    let ready = Ready {
+        ready: true,
+        ms: milliseconds_since(started),
+        addresses: &roles.addresses,
+    };
     info!(addresses = ?roles.addresses, milliseconds = ready.ms, "Ready");
     if json {
         terminal::json(&ready)?;

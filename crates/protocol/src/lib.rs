@@ -14,9 +14,13 @@ pub mod xml;
 
 pub use log_id::{InvalidLogId, LogId};
 
+/// A fuzz target: its name and its entry.
+#[doc(hidden)]
+pub type FuzzTarget = (&'static str, fn(&[u8]));
+
 /// Every fuzz target by name, for `fuzz/` and for the replay of its seeds.
 #[doc(hidden)]
-pub const FUZZ_TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const FUZZ_TARGETS: &[FuzzTarget] = &[
     ("agent_message", agent::fuzz),
     ("broker_request", broker::fuzz_request),
     ("broker_response", broker::fuzz_response),

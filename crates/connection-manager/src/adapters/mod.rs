@@ -42,7 +42,7 @@ impl From<SendError> for Failed {
         match error {
             SendError::Connect(_) => Self::Unreachable(error),
             SendError::TimedOut { within, .. } => Self::TimedOut(within),
-            _ => Self::Garbage(error),
+            SendError::TooLong { .. } | SendError::Broken(_) | _ => Self::Garbage(error),
         }
     }
 }

@@ -74,11 +74,7 @@ impl Choice {
 
     fn failed(&self, id: AllocResultId, text: impl Into<String>) -> Response {
         Response::AllocateResource(AllocateResourceResp {
-            result: Outcome {
-                id,
-                text: Some(text.into()),
-                rest: Rest::default(),
-            },
+            result: Outcome::new(id, text),
             target: None,
             resource_id: Some(self.resource_id.clone()),
             protocol: Some(self.protocol.clone().unwrap_or_else(|| PCOIP.into())),
@@ -377,10 +373,10 @@ fn session_of(
         LaunchResultId::AnotherSessionStarted => {
             Err((AllocResultId::Agent, texts::agent_another_session()))
         }
-        LaunchResultId::Other(id) if id.to_uppercase().contains("LICENSE") => {
-            Err((AllocResultId::NoLicense, texts::NO_LICENSE.into()))
+        id if id.is_license_failure() => Err((AllocResultId::NoLicense, texts::NO_LICENSE.into())),
+        LaunchResultId::Other(_) | _ => {
+            Err((AllocResultId::Agent, texts::agent_refused(desktop, reason)))
         }
-        _ => Err((AllocResultId::Agent, texts::agent_refused(desktop, reason))),
     }
 }
 

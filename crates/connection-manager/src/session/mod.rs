@@ -77,7 +77,7 @@ pub enum Step {
     /// Answer the client.
     Reply(Envelope<Response>),
     /// Ask the broker, then [`Session::handle_broker`].
-    AskBroker(BrokerRequest),
+    AskBroker(Box<BrokerRequest>),
     /// Launch on an agent, then [`Session::handle_agent`].
     Launch(LaunchOrder),
     /// Have the gateway admit the client, then [`Session::handle_gateway`].
@@ -274,10 +274,10 @@ impl Session {
             message,
         };
         self.pending = Some((head, pending));
-        Step::AskBroker(BrokerRequest {
+        Step::AskBroker(Box::new(BrokerRequest {
             cookies: self.cookies.clone(),
             request,
-        })
+        }))
     }
 
     /// Handles what the broker answered to [`Step::AskBroker`].
@@ -349,10 +349,10 @@ impl Session {
         self.farewell.take()
     }
 
-    /// Notes the address a request came from. Call it before [`Session::handle_request`]: the gateway admits the address
-    /// the client had last.
-    pub const fn client_at(&mut self, address: IpAddr) {
-        self.client.address = address;
+    /// Notes who a request came from. Call it before [`Session::handle_request`]: the gateway admits the address the client
+    /// had last.
+    pub const fn client_is(&mut self, client: ClientFacts) {
+        self.client = client;
     }
 
     /// The client as known so far.
@@ -447,7 +447,12 @@ impl Session {
             }
             // The user is asked again within the same dialog: the password given before it still stands.
             AuthResultId::DialogInvalidUserEntry => {}
-            _ => self.forget(),
+            AuthResultId::UnknownUsernameOrPassword
+            | AuthResultId::AccessDenied
+            | AuthResultId::UserHasNoResource
+            | AuthResultId::ExpiredPassword
+            | AuthResultId::Other(_)
+            | _ => self.forget(),
         }
         reply(head, rest, Response::Authenticate(resp))
     }
@@ -463,11 +468,10 @@ impl Session {
         self.forget();
         let resp = AuthenticateResp {
             method: credentials.map(|_| "password".into()),
-            result: Outcome {
-                id: AuthResultId::AccessDenied,
-                text: Some(texts::authentication_failed(failure).into()),
-                rest: Rest::default(),
-            },
+            result: Outcome::new(
+                AuthResultId::AccessDenied,
+                texts::authentication_failed(failure),
+            ),
             next_authentication: None,
             rest: Rest::default(),
         };

@@ -1,7 +1,6 @@
 //! From the shape of the file to what the roles run on: every value is checked here, and nowhere later.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
@@ -9,10 +8,12 @@ use std::{
 };
 
 use ipnet::IpNet;
-use portcullis_broker::{DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig};
+use portcullis_broker::{
+    DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig,
+};
 use portcullis_https::{CertificateDer, Fingerprint, Identity, Trust, identity::read_certificates};
 use portcullis_protocol::{agent, license_path::LicensePath};
-use portcullis_security_gateway::DEFAULT_MAX_SESSIONS;
+use portcullis_security_gateway::core::DEFAULT_MAX_SESSIONS;
 use secrecy::SecretString;
 use toml::Spanned;
 
@@ -20,8 +21,7 @@ use crate::logging;
 
 use super::{
     BrokerChoice, BrokerSection, Config, ConfigError, ConsoleSection, ControlSection,
-    GatewayChoice, GatewaySection, LicenseSection, LogConfig, ManagerSection, error::Mistake,
-    file,
+    GatewayChoice, GatewaySection, LicenseSection, LogConfig, ManagerSection, error::Mistake, file,
 };
 
 /// Where clients expect a Connection Manager.
@@ -357,25 +357,57 @@ impl Checker {
         let mut places: Vec<(Range<usize>, &str, Vec<String>)> = Vec::new();
         let users = users.into_iter().map(|user| {
             let at = user.span();
-            let file::User { name, domain, password_hash } = user.into_inner();
+            let file::User {
+                name,
+                domain,
+                password_hash,
+            } = user.into_inner();
             let with_domain = [format!("{domain}\\{name}"), format!("{name}@{domain}")];
-            places.push((at, "broker.user", [&[name.clone(), domain.clone()], &with_domain[..]].concat()));
-            UserConfig { name, domain, password_hash }
+            places.push((
+                at,
+                "broker.user",
+                [&[name.clone(), domain.clone()], &with_domain[..]].concat(),
+            ));
+            UserConfig {
+                name,
+                domain,
+                password_hash,
+            }
         });
         let users: Vec<UserConfig> = users.collect();
         let desktops = desktops.into_iter().map(|desktop| {
             let at = desktop.span();
-            let file::Desktop { id, name, address, hostname } = desktop.into_inner();
+            let file::Desktop {
+                id,
+                name,
+                address,
+                hostname,
+            } = desktop.into_inner();
             let name = name.unwrap_or_else(|| id.clone());
-            let names = [Some(id.clone()), Some(name.clone()), Some(address.clone()), hostname.clone()];
+            let names = [
+                Some(id.clone()),
+                Some(name.clone()),
+                Some(address.clone()),
+                hostname.clone(),
+            ];
             places.push((at, "broker.desktop", names.into_iter().flatten().collect()));
-            DesktopConfig { id, name, address, agent_port: None, hostname }
+            DesktopConfig {
+                id,
+                name,
+                address,
+                agent_port: None,
+                hostname,
+            }
         });
         let desktops: Vec<DesktopConfig> = desktops.collect();
         let entitlements = entitlements.into_iter().map(|entitlement| {
             let at = entitlement.span();
             let file::Entitlement { user, desktop } = entitlement.into_inner();
-            places.push((at, "broker.entitlement", vec![user.clone(), desktop.clone()]));
+            places.push((
+                at,
+                "broker.entitlement",
+                vec![user.clone(), desktop.clone()],
+            ));
             EntitlementConfig { user, desktop }
         });
         let entitlements: Vec<EntitlementConfig> = entitlements.collect();
@@ -385,7 +417,10 @@ impl Checker {
                 let (kind, names, remedy) = offender(&error);
                 // The last one: of two that clash, the second is the one too many.
                 let place = places.iter().rev().find(|(_, at, known)| {
-                    *at == kind && names.iter().all(|name| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+                    *at == kind
+                        && names
+                            .iter()
+                            .all(|name| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
                 });
                 let at = place.map_or_else(|| whole.clone(), |(at, ..)| at.clone());
                 self.wrong(&at, kind, chain(&error), remedy);
@@ -459,7 +494,7 @@ impl Checker {
             max_sessions: self.count(
                 section.max_sessions,
                 "security_gateway.max_sessions",
-                10_000,
+                DEFAULT_MAX_SESSIONS,
             ),
             grant: self.seconds(
                 section.grant_seconds,
@@ -868,35 +903,54 @@ struct Roles {
 fn offender(error: &InvalidDirectory) -> (&'static str, Vec<&str>, &'static str) {
     match error {
         InvalidDirectory::Name { kind, name, .. } => {
-            let key = if kind.contains("desktop") { "broker.desktop" } else { "broker.user" };
+            let key = if kind.contains("desktop") {
+                "broker.desktop"
+            } else {
+                "broker.user"
+            };
             (key, vec![name], "choose another one")
         }
-        InvalidDirectory::DuplicateUser { user } => {
-            ("broker.user", vec![user], "keep one of the two, or give one another domain")
-        }
+        InvalidDirectory::DuplicateUser { user } => (
+            "broker.user",
+            vec![user],
+            "keep one of the two, or give one another domain",
+        ),
         InvalidDirectory::PasswordHash { user, .. } => (
             "broker.user",
             vec![user],
             "make one with `portcullis hash-password`; passwords are never kept in clear",
         ),
-        InvalidDirectory::DuplicateDesktopId { id: name } | InvalidDirectory::DuplicateDesktopName { name } => {
-            ("broker.desktop", vec![name], "rename one of the two; case does not tell names apart")
-        }
-        InvalidDirectory::DesktopAddress { id, .. } => {
-            ("broker.desktop", vec![id], "write the address the Connection Manager reaches the desktop at")
-        }
-        InvalidDirectory::UnknownUser { user, desktop } => {
-            ("broker.entitlement", vec![user, desktop], "name a user of a [[broker.user]] section")
-        }
-        InvalidDirectory::AmbiguousUser { user, desktop } => {
-            ("broker.entitlement", vec![user, desktop], "write it as DOMAIN\\user")
-        }
-        InvalidDirectory::UnknownDesktop { user, desktop } => {
-            ("broker.entitlement", vec![user, desktop], "name the id of a [[broker.desktop]] section")
-        }
-        InvalidDirectory::DuplicateEntitlement { user, desktop } => {
-            ("broker.entitlement", vec![user, desktop], "remove one of the two")
-        }
+        InvalidDirectory::DuplicateDesktopId { id: name }
+        | InvalidDirectory::DuplicateDesktopName { name } => (
+            "broker.desktop",
+            vec![name],
+            "rename one of the two; case does not tell names apart",
+        ),
+        InvalidDirectory::DesktopAddress { id, .. } => (
+            "broker.desktop",
+            vec![id],
+            "write the address the Connection Manager reaches the desktop at",
+        ),
+        InvalidDirectory::UnknownUser { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "name a user of a [[broker.user]] section",
+        ),
+        InvalidDirectory::AmbiguousUser { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "write it as DOMAIN\\user",
+        ),
+        InvalidDirectory::UnknownDesktop { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "name the id of a [[broker.desktop]] section",
+        ),
+        InvalidDirectory::DuplicateEntitlement { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "remove one of the two",
+        ),
         _ => ("broker", Vec::new(), "correct the entry it names"),
     }
 }

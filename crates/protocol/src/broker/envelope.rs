@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 
 use super::{
     AllocateResource, AllocateResourceResp, Authenticate, AuthenticateResp, Bye, ByeResp,
-    GetResourceList, GetResourceListResp, Hello, HelloResp, ParseMessageError, Rest,
+    GetResourceList, GetResourceListResp, Hello, HelloResp, ParseMessageError, RESPONSE_LIMITS,
+    Rest,
     error::shortened,
     fields::{merge_attributes, take_attribute},
 };
@@ -92,6 +93,7 @@ pub enum Response {
 
 impl<M> Envelope<M> {
     /// A current-version `pcoip-client` document around `message`.
+    #[must_use]
     pub fn new(message: M) -> Self {
         Self {
             root: Root::Client,
@@ -102,6 +104,7 @@ impl<M> Envelope<M> {
     }
 
     /// The answer to this document: same root; same version when it is at most 2.1.
+    #[must_use]
     pub fn reply<R>(&self, message: R) -> Envelope<R> {
         Envelope {
             root: self.root,
@@ -113,7 +116,7 @@ impl<M> Envelope<M> {
 }
 
 impl Envelope<Request> {
-    /// Reads a request document.
+    /// Reads a request document, under [`Limits::default`].
     ///
     /// # Errors
     /// See [`ParseMessageError`].
@@ -129,12 +132,12 @@ impl Envelope<Request> {
 }
 
 impl Envelope<Response> {
-    /// Reads a response document.
+    /// Reads a response document, under [`RESPONSE_LIMITS`].
     ///
     /// # Errors
     /// See [`ParseMessageError`].
     pub fn parse(document: &[u8]) -> Result<Self, ParseMessageError> {
-        xml::parse(document, &Limits::default())?.try_into()
+        xml::parse(document, &RESPONSE_LIMITS)?.try_into()
     }
 
     /// Writes the document.

@@ -252,11 +252,11 @@ pub fn fuzz(data: &[u8]) {
     }
 }
 
-/// Limits for reading again what was written after reading under the default ones: escaping makes it longer.
+/// Limits for reading again what was written after reading under any of the others: escaping makes it longer.
 pub(crate) const REREAD_LIMITS: Limits = Limits {
-    bytes: 1024 * 1024,
+    bytes: 16 * 1024 * 1024,
     depth: 16,
-    nodes: 2 * 4096,
+    nodes: 128 * 1024,
     attributes: 32,
 };
 

@@ -364,6 +364,13 @@ fn what_xml_cannot_say_is_replaced() {
 }
 
 #[test]
+fn the_written_buffer_never_grows() {
+    let element = Element::with_text("ä", "<\r\0>").attribute("b", "\t\"&");
+    let written = element.child(Element::new("c")).to_document();
+    assert_eq!(written.capacity(), written.len());
+}
+
+#[test]
 fn debug_output_shows_names_and_sizes_only() {
     let element = Element::with_text("password", "hunter2").attribute("hint", "hunter2");
     assert_eq!(

@@ -18,9 +18,13 @@ fn the_agent_is_told_everything() {
     let mut bench = Bench::with(policy);
     bench.hello();
     bench.authenticate(AuthResultId::Complete);
-    bench.session.client_at(ip("198.51.100.8"));
+    let facts = bench.session.client();
+    bench.session.client_is(ClientFacts {
+        address: ip("198.51.100.8"),
+        ..facts
+    });
     asked(bench.request(allocate()));
-    let Step::Launch(LaunchOrder { address, request }) = bench.broker(allocated(named_target()))
+    let Step::Launch(LaunchOrder { address, request }) = bench.broker(allocated(Some(named())))
     else {
         panic!("a launch is due");
     };
@@ -108,7 +112,7 @@ fn without_a_gateway_the_client_is_given_the_agent() {
 fn a_complete_target_is_not_launched_again() {
     let mut bench = Bench::authenticated(true);
     asked(bench.request(allocate()));
-    let Step::Authorize(order) = bench.broker(allocated(complete_target())) else {
+    let Step::Authorize(order) = bench.broker(allocated(Some(complete()))) else {
         panic!("a grant is due");
     };
     assert_eq!(order.agent, ip(AGENT));
@@ -122,8 +126,8 @@ fn a_complete_target_is_not_launched_again() {
 
     let mut bench = Bench::authenticated(false);
     asked(bench.request(allocate()));
-    let resp = allocation(bench.broker(allocated(complete_target())));
-    assert_eq!(resp.target, complete_target());
+    let resp = allocation(bench.broker(allocated(Some(complete()))));
+    assert_eq!(resp.target, Some(complete()));
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn a_complete_target_without_port_or_name_gets_the_usual_port_and_no_name() {
     let target = Target {
         port: None,
         sni: None,
-        ..complete_target().expect("there is one")
+        ..complete()
     };
     let Step::Authorize(order) = bench.broker(allocated(Some(target))) else {
         panic!("a grant is due");
@@ -144,7 +148,6 @@ fn a_complete_target_without_port_or_name_gets_the_usual_port_and_no_name() {
 
 #[test]
 fn a_target_that_leads_nowhere_is_the_brokers_failure() {
-    let complete = || complete_target().expect("there is one");
     for target in [
         None,
         Some(Target::default()),
@@ -186,7 +189,7 @@ fn the_brokers_own_failures_are_relayed_without_a_target() {
     ] {
         let mut bench = Bench::authenticated(true);
         asked(bench.request(allocate()));
-        let resp = allocation(bench.broker(allocation_result(id.clone(), complete_target())));
+        let resp = allocation(bench.broker(allocation_result(id.clone(), Some(complete()))));
         assert_eq!(resp.result.id, id);
         assert_eq!(resp.result.text.as_deref(), Some("as the broker says"));
         assert_eq!(resp.target, None, "the agent's address must not leak");
@@ -252,7 +255,7 @@ fn an_agent_without_an_answer_has_its_id_and_sentence() {
         asked(bench.request(list()));
         replied(bench.broker(listed()));
         asked(bench.request(allocate()));
-        bench.broker(allocated(named_target()));
+        let _ = bench.broker(allocated(Some(named())));
         let resp = allocation(bench.agent_fails(failure));
         assert_eq!(resp.result.id, id);
         assert_eq!(resp.result.text.as_deref(), Some(sentence));
@@ -335,12 +338,12 @@ fn without_a_password_nothing_can_be_launched() {
     asked(bench.request(dialog()));
     authentication(bench.broker(judged(AuthResultId::Complete)));
     asked(bench.request(allocate()));
-    let resp = allocation(bench.broker(allocated(named_target())));
+    let resp = allocation(bench.broker(allocated(Some(named()))));
     assert_eq!(resp.result.id, AllocResultId::Agent);
     assert_eq!(resp.result.text.as_deref(), Some(texts::NO_PASSWORD));
 
     asked(bench.request(allocate()));
-    let step = bench.broker(allocated(complete_target()));
+    let step = bench.broker(allocated(Some(complete())));
     assert!(
         matches!(step, Step::Authorize(_)),
         "a complete target needs none"
@@ -417,7 +420,7 @@ fn a_launched_session_that_is_too_old_or_another_choice_is_launched_anew() {
         resource_id: "d-2".into(),
         ..AllocateResource::default()
     })));
-    let step = bench.broker(allocated(named_target()));
+    let step = bench.broker(allocated(Some(named())));
     assert!(
         matches!(step, Step::Launch(_)),
         "the password is still there"
@@ -461,7 +464,7 @@ fn an_agent_can_be_held_to_the_address_dialled() {
     bench.hello();
     bench.authenticate(AuthResultId::Complete);
     asked(bench.request(allocate()));
-    bench.broker(allocated(named_target()));
+    let _ = bench.broker(allocated(Some(named())));
     let Step::Authorize(order) = bench.agent(launched("10.9.9.9")) else {
         panic!("a grant is due");
     };

@@ -71,8 +71,8 @@ impl Bench {
     /// A session about to launch on its agent.
     fn launching(gateway: bool) -> Self {
         let mut bench = Self::authenticated(gateway);
-        bench.request(allocate());
-        let step = bench.broker(allocated(named_target()));
+        asked(bench.request(allocate()));
+        let step = bench.broker(allocated(Some(named())));
         assert!(matches!(step, Step::Launch(_)), "{step:?}");
         bench
     }
@@ -200,23 +200,23 @@ fn allocate() -> Request {
 }
 
 /// Where a broker that does not launch says the desktop is.
-fn named_target() -> Option<Target> {
-    Some(Target {
+fn named() -> Target {
+    Target {
         ip_address: Some(AGENT.into()),
         hostname: Some("desk-1".into()),
         ..Target::default()
-    })
+    }
 }
 
 /// What a broker that launches itself says.
-fn complete_target() -> Option<Target> {
-    Some(Target {
+fn complete() -> Target {
+    Target {
         sni: Some("DESK-1".into()),
         port: Some(4172),
         session_id: Some(SessionId(0x2000_0000_0000_0002)),
         connect_tag: ConnectTag::new("SCS1tag"),
-        ..named_target().expect("there is one")
-    })
+        ..named()
+    }
 }
 
 fn allocation_result(id: AllocResultId, target: Option<Target>) -> Response {
@@ -275,40 +275,42 @@ fn bye() -> Request {
 
 #[track_caller]
 fn asked(step: Step) -> BrokerRequest {
-    match step {
-        Step::AskBroker(request) => request,
-        other => panic!("expected a question to the broker, not {other:?}"),
-    }
+    let Step::AskBroker(request) = step else {
+        panic!("expected a question to the broker, not {step:?}");
+    };
+    *request
 }
 
 #[track_caller]
 fn replied(step: Step) -> Envelope<Response> {
-    match step {
-        Step::Reply(reply) => reply,
-        other => panic!("expected a reply, not {other:?}"),
-    }
+    let Step::Reply(reply) = step else {
+        panic!("expected a reply, not {step:?}");
+    };
+    reply
 }
 
 #[track_caller]
 fn rejected(step: Step) -> Reject {
-    match step {
-        Step::Reject(reject) => reject,
-        other => panic!("expected a rejection, not {other:?}"),
-    }
+    let Step::Reject(reject) = step else {
+        panic!("expected a rejection, not {step:?}");
+    };
+    reject
 }
 
 #[track_caller]
 fn authentication(step: Step) -> AuthenticateResp {
-    match replied(step).message {
-        Response::Authenticate(resp) => resp,
-        other => panic!("expected authenticate-resp, not {other:?}"),
-    }
+    let message = replied(step).message;
+    let Response::Authenticate(resp) = message else {
+        panic!("expected authenticate-resp, not {message:?}");
+    };
+    resp
 }
 
 #[track_caller]
 fn allocation(step: Step) -> AllocateResourceResp {
-    match replied(step).message {
-        Response::AllocateResource(resp) => resp,
-        other => panic!("expected allocate-resource-resp, not {other:?}"),
-    }
+    let message = replied(step).message;
+    let Response::AllocateResource(resp) = message else {
+        panic!("expected allocate-resource-resp, not {message:?}");
+    };
+    resp
 }

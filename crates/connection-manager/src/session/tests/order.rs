@@ -31,8 +31,8 @@ fn a_session_runs_from_hello_to_bye() {
     asked(bench.request(list()));
     replied(bench.broker(listed()));
     asked(bench.request(allocate()));
-    bench.broker(allocated(named_target()));
-    bench.agent(launched(AGENT));
+    let _ = bench.broker(allocated(Some(named())));
+    let _ = bench.agent(launched(AGENT));
     allocation(bench.gateway(granted()));
     let request = asked(bench.request(bye()));
     assert_eq!(request.cookies.value("JSESSIONID"), Some("at-the-broker"));
@@ -397,7 +397,7 @@ fn a_password_is_kept_only_after_success_and_replaced_by_a_later_one() {
     authentication(bench.broker(judged(AuthResultId::Complete)));
     assert_eq!(bench.session.user(), "CORP\\bob");
     asked(bench.request(allocate()));
-    let Step::Launch(order) = bench.broker(allocated(named_target())) else {
+    let Step::Launch(order) = bench.broker(allocated(Some(named()))) else {
         panic!("a launch is due");
     };
     assert_eq!(order.request.logon.username, "bob");

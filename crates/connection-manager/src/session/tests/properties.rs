@@ -45,10 +45,10 @@ fn broker(kind: u8) -> Result<Response, BrokerFailure> {
         4 => judged(AuthResultId::Incomplete),
         5 => judged(AuthResultId::UnknownUsernameOrPassword),
         6 => listed(),
-        7 | 8 => allocated(named_target()),
-        9 => allocated(complete_target()),
+        7 | 8 => allocated(Some(named())),
+        9 => allocated(Some(complete())),
         10 => allocated(None),
-        11 => allocation_result(AllocResultId::PendingTryAgain, complete_target()),
+        11 => allocation_result(AllocResultId::PendingTryAgain, Some(complete())),
         12 => Response::Bye(ByeResp::default()),
         13 => Response::Unknown(Element::new("anything")),
         14 => return Err(BrokerFailure::Unreachable(cause())),
@@ -94,14 +94,14 @@ fn promises_hold(events: &[Event], through_gateway: bool) -> Result<(), TestCase
             }
             Event::Broker(kind) => {
                 let result = broker(*kind);
-                let complete = result
+                let completes = result
                     .as_ref()
                     .is_ok_and(|response| *response == judged(AuthResultId::Complete));
                 let step = match result {
                     Ok(response) => bench.broker(response),
                     Err(failure) => bench.broker_fails(failure),
                 };
-                authenticated |= authenticating && complete;
+                authenticated |= authenticating && completes;
                 authenticating = false;
                 (step, false)
             }
