@@ -17,3 +17,12 @@ pub mod tag;
 
 pub use agent::{Agent, AgentConfig, AgentHandle};
 pub use client::{Client, ClientConfig, Report};
+
+/// A fuzz entry: takes any bytes and panics only when a promise is broken.
+pub type FuzzEntry = fn(&[u8]);
+
+/// Fuzz entries of this crate by name; each stands beside its parser.
+pub const FUZZ_TARGETS: &[(&str, FuzzEntry)] = &[
+    ("endpoint_signalling", signalling::fuzz_signalling),
+    ("endpoint_esp", esp::fuzz_esp),
+];

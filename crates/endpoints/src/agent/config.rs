@@ -10,6 +10,7 @@ use portcullis_protocol::{
     agent::PORT as CONTROL_PORT, broker::SessionId, license_path::LicensePath,
 };
 use secrecy::SecretString;
+use serde::{Serialize, Serializer};
 
 use crate::{
     flow::{DEFAULT_MTU, Received},
@@ -149,13 +150,15 @@ pub struct AgentAddresses {
     pub data: SocketAddr,
 }
 
-/// What happened, in order, to those who listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What happened, in order, to those who listen. Its JSON form writes session numbers as decimal text, as the wire does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AgentEvent {
     /// A Connection Manager had a session prepared.
     Launched {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
         /// The client's session log id, as it came.
         log_id: String,
@@ -170,20 +173,24 @@ pub enum AgentEvent {
     /// A licence was leased for a session.
     LicenseAcquired {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
         /// Host and port of the licence server.
         server: String,
         /// How long it took.
+        #[serde(rename = "took_ms", serialize_with = "milliseconds")]
         took: Duration,
     },
-    /// A session's licence was given back, or its lease left to expire when the server could not be told.
+    /// A session's licence was given back, or left to expire when the server could not be told, or lost.
     LicenseReturned {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
     },
     /// A client claimed its session.
     Connected {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
         /// The TCP peer: a client, or a gateway on its behalf.
         peer: SocketAddr,
@@ -195,6 +202,7 @@ pub enum AgentEvent {
     /// The first authentic UDP packet of a session came.
     FlowOpened {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
         /// The UDP peer: a client, or a gateway on its behalf.
         peer: SocketAddr,
@@ -207,6 +215,7 @@ pub enum AgentEvent {
     /// A session is over. Its seat is free; its licence is on its way back.
     Ended {
         /// The session.
+        #[serde(serialize_with = "decimal")]
         session: SessionId,
         /// Why.
         reason: EndReason,
@@ -216,7 +225,8 @@ pub enum AgentEvent {
 }
 
 /// Why a launch was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LaunchRefusal {
     /// The user name or password is wrong.
     UserAuth,
@@ -229,7 +239,8 @@ pub enum LaunchRefusal {
 }
 
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// The client said good-bye.
     Bye,
@@ -252,7 +263,7 @@ pub enum EndReason {
 }
 
 /// What a session carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// UDP packets sent to the client.
     pub sent: u64,
@@ -288,4 +299,37 @@ pub struct AgentStats {
 pub(crate) struct LicenseState {
     pub(crate) license: License,
     pub(crate) took: Duration,
+}
+
+fn decimal<S: Serializer>(session: &SessionId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&session.0)
+}
+
+fn milliseconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_flat_json_with_session_numbers_as_text() {
+        let event = AgentEvent::LicenseAcquired {
+            session: SessionId(0x2000_0000_0000_0001),
+            server: "192.0.2.1:7071".to_owned(),
+            took: Duration::from_millis(12),
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"license-acquired","session":"2305843009213693953","server":"192.0.2.1:7071","took_ms":12}"#
+        );
+        let event = AgentEvent::LaunchRefused {
+            reason: LaunchRefusal::NoLicense,
+        };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"launch-refused","reason":"no-license"}"#
+        );
+    }
 }

@@ -93,10 +93,15 @@ enum OpenError {
     Keys(#[source] rustls::Error),
 }
 
-async fn serve(shared: &Arc<Shared>, tls: &TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
-    let opened = tokio::select! {
+async fn serve(shared: &Arc<Shared>, tls: &TlsAcceptor, tcp: TcpStream, peer: SocketAddr) {
+    let greeted = tokio::select! {
         () = shared.shutdown.cancelled() => return,
-        opened = open(shared, tls, stream, peer) => opened,
+        greeted = greet(shared, tls, tcp) => greeted,
+    };
+    // From the claim on, a session is seen to its end whatever happens.
+    let opened = match greeted {
+        Ok((stream, connect)) => open(shared, stream, peer, &connect).await,
+        Err(error) => Err(error),
     };
     match opened {
         Ok(session) => session.run().await,
@@ -115,12 +120,12 @@ async fn serve(shared: &Arc<Shared>, tls: &TlsAcceptor, stream: TcpStream, peer:
     }
 }
 
-async fn open(
-    shared: &Arc<Shared>,
+/// TLS and the first message.
+async fn greet(
+    shared: &Shared,
     tls: &TlsAcceptor,
     tcp: TcpStream,
-    peer: SocketAddr,
-) -> Result<Session, OpenError> {
+) -> Result<(Stream, Connect), OpenError> {
     if shared.config.faults.mute_signalling {
         tokio::time::sleep(shared.config.idle).await;
         return Err(OpenError::TimedOut);
@@ -135,11 +140,20 @@ async fn open(
         .await
         .map_err(|_| OpenError::TimedOut)?
         .map_err(OpenError::Receive)?;
-    let Some(ClientMessage::Connect(connect)) = first else {
-        return Err(OpenError::OutOfOrder);
-    };
-    match claim(shared, &connect) {
-        Ok((live, terms)) => Session::begin(shared, stream, peer, &connect, live, terms).await,
+    match first {
+        Some(ClientMessage::Connect(connect)) => Ok((stream, connect)),
+        Some(ClientMessage::Stop(_) | ClientMessage::Bye(_)) | None => Err(OpenError::OutOfOrder),
+    }
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    mut stream: Stream,
+    peer: SocketAddr,
+    connect: &Connect,
+) -> Result<Session, OpenError> {
+    match claim(shared, connect) {
+        Ok((live, agreed)) => Session::begin(shared, stream, peer, connect, live, agreed).await,
         Err(reason) => {
             // The client learns why when it still listens; either way the connection is over.
             let _ = stream
@@ -258,7 +272,11 @@ impl Session {
         agreed: &Agreed,
     ) -> Result<Self, OpenError> {
         let id = SessionId(connect.session_id);
-        let terms = Terms::new(agreed.transport_header, agreed.mtu, peer.ip());
+        let terms = Terms::new(
+            agreed.transport_header,
+            agreed.mtu,
+            peer.ip().to_canonical(),
+        );
         loop {
             let spi = Spi::from_random(random_u32());
             let context = KeyContext {
@@ -281,7 +299,7 @@ impl Session {
                 Instant::now(),
             );
             // The SPI may be taken, once in four thousand million times the number of sessions.
-            if let Some(flow) = shared.register(id, terms.layout, spi, flow) {
+            if let Some(flow) = shared.register(id, &live.log_id, terms.layout, spi, flow) {
                 return Ok(Self {
                     shared: Arc::clone(shared),
                     id,

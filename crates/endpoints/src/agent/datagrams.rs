@@ -59,7 +59,7 @@ fn dispatch(shared: &Shared, datagram: Option<&mut [u8]>, from: SocketAddr) {
     let opened = flow.lock().handle_datagram(datagram, from, Instant::now());
     flow.wake.notify_one();
     if opened {
-        info!(number = flow.session.0, peer = %from, "UDP flow opened");
+        info!(session = flow.log_id, peer = %from, "UDP flow opened");
         shared.emit(AgentEvent::FlowOpened {
             session: flow.session,
             peer: from,

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::signalling::License;
 
-/// Shortest pause between renewals, whatever lease time a server names.
-const MIN_RENEWAL: Duration = Duration::from_secs(1);
+/// Shortest pause between renewals, whatever lease time a server names; well below a third of the shortest ours grants.
+const MIN_RENEWAL: Duration = Duration::from_millis(100);
 /// How long a launch waits for licences of sessions that have just ended: as long as giving one back may take.
 const RETURN: Duration = Duration::from_secs(6);
 

@@ -1,7 +1,7 @@
 //! What the agent's tasks share: the desk, the live sessions, the flows by SPI, figures and events.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
@@ -32,6 +32,8 @@ use crate::{esp::Spi, flow::AgentFlow, signalling::License};
 
 /// Events a slow listener may lag behind before it misses the oldest.
 const EVENTS: usize = 4096;
+/// Lists of licence servers whose connections are kept.
+const LEASE_CLIENTS: usize = 8;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -48,8 +50,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     flows: RwLock<HashMap<Spi, Arc<SessionFlow>>>,
     events: broadcast::Sender<AgentEvent>,
-    /// The client of the licence servers asked last: usually all launches name the same.
-    licenses: Mutex<Option<(Vec<LicensePath>, LeaseClient)>>,
+    /// Clients of licence servers asked before: usually all launches name the same.
+    licenses: Mutex<VecDeque<(Vec<LicensePath>, LeaseClient)>>,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +101,7 @@ pub(crate) struct Admitted {
 #[derive(Debug)]
 pub(crate) struct SessionFlow {
     pub(crate) session: SessionId,
+    pub(crate) log_id: String,
     pub(crate) layout: Layout,
     pub(crate) wake: Notify,
     flow: Mutex<AgentFlow>,
@@ -178,19 +181,20 @@ impl Shared {
         }
     }
 
-    /// A client of these licence servers, with kept connections when they are the same as last time.
+    /// A client of these licence servers, with kept connections when they were asked before.
     pub(crate) fn lease_client(
         &self,
         addresses: Vec<LicensePath>,
     ) -> Result<LeaseClient, IssueError> {
         let mut licenses = self.licenses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, client)) = &*licenses
-            && *known == addresses
-        {
+        if let Some((_, client)) = licenses.iter().find(|(known, _)| *known == addresses) {
             return Ok(client.clone());
         }
         let client = LeaseClient::new(addresses.clone(), &self.config.license.trust)?;
-        *licenses = Some((addresses, client.clone()));
+        if licenses.len() >= LEASE_CLIENTS {
+            licenses.pop_front();
+        }
+        licenses.push_back((addresses, client.clone()));
         Ok(client)
     }
 
@@ -297,6 +301,7 @@ impl Shared {
     pub(crate) fn register(
         &self,
         session: SessionId,
+        log_id: &str,
         layout: Layout,
         spi: Spi,
         flow: AgentFlow,
@@ -307,6 +312,7 @@ impl Shared {
         }
         let flow = Arc::new(SessionFlow {
             session,
+            log_id: log_id.to_owned(),
             layout,
             wake: Notify::new(),
             flow: Mutex::new(flow),

@@ -198,17 +198,17 @@ impl FromStr for ServerUrl {
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let authority: http::uri::Authority = authority.parse().map_err(|_| invalid())?;
-        if authority.as_str().contains('@') {
-            return Err(invalid());
-        }
-        let port = match authority.port() {
-            Some(port) if port.as_u16() > 0 => port.as_u16(),
-            // "host:" and "host:0" name a port that cannot be.
-            Some(_) => return Err(invalid()),
-            None if authority.as_str().ends_with(':') => return Err(invalid()),
-            None => DEFAULT_PORT,
-        };
         let host = authority.host();
+        let port = match authority.as_str().strip_prefix(host) {
+            Some("") => DEFAULT_PORT,
+            Some(rest) => rest
+                .strip_prefix(':')
+                .and_then(|port| port.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or_else(invalid)?,
+            // A user name stands in front.
+            None => return Err(invalid()),
+        };
         let host = match host.strip_prefix('[') {
             Some(rest) => rest.strip_suffix(']').ok_or_else(invalid)?,
             None => host,
