@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::support::{Test, portcullis, root};
 
 /// The tests of this file.
-pub const TESTS: &[(&str, Test)] = &[
+pub(crate) const TESTS: &[(&str, Test)] = &[
     ("configuration::good_files_are_taken", good_files_are_taken),
     (
         "configuration::bad_files_name_line_key_and_remedy",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{Test, portcullis, process::Process};
 
 /// The tests of this file.
-pub const TESTS: &[(&str, Test)] = &[
+pub(crate) const TESTS: &[(&str, Test)] = &[
     ("demonstration::seven_ticked_steps", seven_ticked_steps),
     (
         "demonstration::the_last_line_is_json",
@@ -127,14 +127,14 @@ fn an_external_broker() -> Result<()> {
 
 /// What a user types other than the demonstration says.
 #[derive(Clone, Copy, Default)]
-pub struct Typed {
-    pub user: Option<&'static str>,
-    pub password: Option<&'static str>,
-    pub desktop: Option<&'static str>,
+pub(crate) struct Typed {
+    pub(crate) user: Option<&'static str>,
+    pub(crate) password: Option<&'static str>,
+    pub(crate) desktop: Option<&'static str>,
 }
 
 /// Runs the reference client against a kept demonstration.
-pub fn connect(ready: &Value, typed: Typed) -> Result<Value> {
+pub(crate) fn connect(ready: &Value, typed: Typed) -> Result<Value> {
     let text = |key: &str| {
         ready[key]
             .as_str()
@@ -157,7 +157,7 @@ pub fn connect(ready: &Value, typed: Typed) -> Result<Value> {
 }
 
 /// The form scripts rely on, and success.
-pub fn succeeded(report: &Value) -> Result<()> {
+pub(crate) fn succeeded(report: &Value) -> Result<()> {
     ensure!(report["ok"] == true, "{report}");
     let steps: Vec<&Value> = report["steps"]
         .as_array()

@@ -49,6 +49,6 @@ fn main() -> ExitCode {
 
 fn trial(name: &str, test: support::Test) -> Trial {
     Trial::test(name, move || {
-        test().map_err(|error| Failed::from(format!("{error:?}")))
+        test().map_err(|error| Failed::from(format!("{error:#}")))
     })
 }

@@ -12,7 +12,7 @@ const NEEDED: [(&str, &str); 3] = [
 ];
 
 /// Packages that are not there.
-pub fn missing() -> Vec<&'static str> {
+pub(crate) fn missing() -> Vec<&'static str> {
     let found = |program: &str| {
         ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
             .iter()
@@ -26,7 +26,7 @@ pub fn missing() -> Vec<&'static str> {
 }
 
 /// Installs packages. Needs root.
-pub fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }

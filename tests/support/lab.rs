@@ -12,30 +12,30 @@ static BUILT: AtomicU32 = AtomicU32::new(0);
 
 /// A row of a firewall's table: who may open what to whom.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// What the row is for; also its name in tests.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Source address.
-    pub source: &'static str,
+    pub(crate) source: &'static str,
     /// Source port, where only one is allowed.
-    pub source_port: Option<u16>,
+    pub(crate) source_port: Option<u16>,
     /// Destination address.
-    pub destination: &'static str,
+    pub(crate) destination: &'static str,
     /// `tcp` or `udp`.
-    pub protocol: &'static str,
+    pub(crate) protocol: &'static str,
     /// Destination port.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 /// Some hosts around a firewall. Dropped, it removes its namespaces by name, and with them links, rules and addresses.
-pub struct Lab {
+pub(crate) struct Lab {
     prefix: String,
     namespaces: Vec<String>,
 }
 
 impl Lab {
     /// A lab with its firewall and no hosts, which forwards nothing yet.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let number = BUILT.fetch_add(1, Ordering::Relaxed);
         let mut lab = Self {
             prefix: format!("portcullis-{}-{number}", std::process::id()),
@@ -48,7 +48,7 @@ impl Lab {
     }
 
     /// Adds a host with an address in a /24 of its own; the firewall's leg there ends in .254.
-    pub fn host(&mut self, name: &str, address: &str) -> Result<()> {
+    pub(crate) fn host(&mut self, name: &str, address: &str) -> Result<()> {
         self.add_namespace(name)?;
         let (host, firewall) = (self.namespace(name), self.namespace("firewall"));
         let (network, _) = address.rsplit_once('.').context("an IPv4 address")?;
@@ -81,7 +81,7 @@ impl Lab {
     }
 
     /// Adds a host on a wire of its own to another one, out of the firewall's sight.
-    pub fn neighbour(
+    pub(crate) fn neighbour(
         &mut self,
         name: &str,
         address: &str,
@@ -112,7 +112,7 @@ impl Lab {
     }
 
     /// Replaces the firewall's table: `rows` and answers to what they let through, nothing else.
-    pub fn allow(&self, rows: &[Row]) -> Result<()> {
+    pub(crate) fn allow(&self, rows: &[Row]) -> Result<()> {
         let mut rules =
             String::from("flush ruleset\ntable ip table_of_the_mission {\n  chain forward {\n");
         rules.push_str("    type filter hook forward priority filter; policy drop;\n");
@@ -145,7 +145,7 @@ impl Lab {
     }
 
     /// Packets the named row (or `dropped`) has counted. Only first packets of a flow pass a row; the rest are answers.
-    pub fn counted(&self, row: &str) -> Result<u64> {
+    pub(crate) fn counted(&self, row: &str) -> Result<u64> {
         let output = in_namespace(
             &self.namespace("firewall"),
             "nft",
@@ -168,7 +168,7 @@ impl Lab {
     }
 
     /// A command that runs on a host.
-    pub fn command(&self, host: &str, program: &str) -> Command {
+    pub(crate) fn command(&self, host: &str, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(host), program]);
         command
@@ -197,7 +197,7 @@ impl Drop for Lab {
 }
 
 /// Whether this process may build labs at all.
-pub fn possible() -> Result<()> {
+pub(crate) fn possible() -> Result<()> {
     drop(Lab::new()?);
     Ok(())
 }

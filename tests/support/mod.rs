@@ -1,25 +1,25 @@
 //! What the tests stand on.
 
-pub mod debian;
-pub mod lab;
-pub mod process;
-pub mod site;
+pub(crate) mod debian;
+pub(crate) mod lab;
+pub(crate) mod process;
+pub(crate) mod site;
 
 use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
 /// A test: it fails with an error.
-pub type Test = fn() -> Result<()>;
+pub(crate) type Test = fn() -> Result<()>;
 
 /// The command under test.
-pub const PORTCULLIS: &str = env!("CARGO_BIN_EXE_portcullis");
+pub(crate) const PORTCULLIS: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// Gets this machine ready for several hosts; the reason when it cannot have any.
 ///
 /// # Errors
 /// When this machine should be able to, but something went wrong.
-pub fn prepare() -> Result<Option<String>> {
+pub(crate) fn prepare() -> Result<Option<String>> {
     let missing = debian::missing();
     if !is_root() {
         let packages = if missing.is_empty() {
@@ -36,14 +36,14 @@ pub fn prepare() -> Result<Option<String>> {
 }
 
 /// A `portcullis` command on this host.
-pub fn portcullis(arguments: &[&str]) -> Command {
+pub(crate) fn portcullis(arguments: &[&str]) -> Command {
     let mut command = Command::new(PORTCULLIS);
     command.args(arguments).env("PORTCULLIS_LOG", "info");
     command
 }
 
 /// Where the project stands.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that says something on standard output and can be told to end.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     log: Option<JoinHandle<String>>,
@@ -23,7 +23,7 @@ pub struct Process {
 
 impl Process {
     /// Starts it.
-    pub fn start(mut command: Command) -> Result<Self> {
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -53,12 +53,12 @@ impl Process {
     }
 
     /// The process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// The next line that is a JSON object.
-    pub fn next_json(&mut self) -> Result<Value> {
+    pub(crate) fn next_json(&mut self) -> Result<Value> {
         let until = Instant::now() + PATIENCE;
         loop {
             match self
@@ -83,7 +83,7 @@ impl Process {
     }
 
     /// Waits for the end: exit status, the last line of standard output, and standard error.
-    pub fn finish(mut self) -> Result<Finished> {
+    pub(crate) fn finish(mut self) -> Result<Finished> {
         let status = self.wait()?;
         let lines: Vec<String> = self.lines.iter().collect();
         Ok(Finished {
@@ -94,7 +94,7 @@ impl Process {
     }
 
     /// Tells it to end with SIGTERM and waits for that.
-    pub fn stop(mut self) -> Result<Finished> {
+    pub(crate) fn stop(mut self) -> Result<Finished> {
         Command::new("kill")
             .args(["-TERM", &self.id().to_string()])
             .status()?;
@@ -134,18 +134,18 @@ impl Drop for Process {
 }
 
 /// How a process ended.
-pub struct Finished {
+pub(crate) struct Finished {
     /// Its exit status.
-    pub status: ExitStatus,
+    pub(crate) status: ExitStatus,
     /// Lines of standard output that were not read before.
-    pub lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
     /// Standard error.
-    pub log: String,
+    pub(crate) log: String,
 }
 
 impl Finished {
     /// The last line of standard output, as JSON.
-    pub fn last_json(&self) -> Result<Value> {
+    pub(crate) fn last_json(&self) -> Result<Value> {
         let line = self
             .lines
             .last()

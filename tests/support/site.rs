@@ -1,7 +1,12 @@
 //! A small company: a client outside, a gateway host, a broker host, a desktop with its licence server, and a firewall in
 //! the middle of them.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_https::Authority;
@@ -16,24 +21,27 @@ use super::{
     process::{Finished, Process},
 };
 
+/// How long the gateway may take to let go of a session: its grace for a closed connection, and then some.
+const PATIENCE: Duration = Duration::from_secs(40);
+
 /// The client, out in the world.
-pub const CLIENT: &str = "198.51.100.10";
+pub(crate) const CLIENT: &str = "198.51.100.10";
 /// Connection Manager and Security Gateway.
-pub const GATEWAY: &str = "203.0.113.7";
+pub(crate) const GATEWAY: &str = "203.0.113.7";
 /// A Connection Manager on a host of its own, where a test wants one.
-pub const MANAGER: &str = "192.0.2.5";
+pub(crate) const MANAGER: &str = "192.0.2.5";
 /// The connection broker.
-pub const BROKER: &str = "10.77.1.2";
+pub(crate) const BROKER: &str = "10.77.1.2";
 /// The desktop.
-pub const AGENT: &str = "10.77.2.3";
+pub(crate) const AGENT: &str = "10.77.2.3";
 /// The licence server, on the desktops' own network: the mission's table has no row for it.
-pub const LICENSES: &str = "10.77.3.4";
+pub(crate) const LICENSES: &str = "10.77.3.4";
 
 /// The user's password; it must never be seen in any log.
-pub const PASSWORD: &str = "Zwölf Boxkämpfer jagen Viktor";
+pub(crate) const PASSWORD: &str = "Zwölf Boxkämpfer jagen Viktor";
 
 /// The rows of the mission's firewall table, in its order.
-pub const TABLE: [Row; 7] = [
+pub(crate) const TABLE: [Row; 7] = [
     row(
         "client to Connection Manager",
         CLIENT,
@@ -93,7 +101,7 @@ pub const TABLE: [Row; 7] = [
 ];
 
 /// One row.
-pub const fn row(
+pub(crate) const fn row(
     name: &'static str,
     source: &'static str,
     source_port: Option<u16>,
@@ -112,9 +120,9 @@ pub const fn row(
 }
 
 /// The hosts, and what runs on them.
-pub struct Site {
+pub(crate) struct Site {
     /// The hosts themselves.
-    pub lab: Lab,
+    pub(crate) lab: Lab,
     processes: Vec<(&'static str, Process)>,
     authority: Authority,
     folder: TempDir,
@@ -122,7 +130,7 @@ pub struct Site {
 
 impl Site {
     /// Hosts for everybody, and the firewall's table. Nothing runs yet.
-    pub fn new(rows: &[Row]) -> Result<Self> {
+    pub(crate) fn new(rows: &[Row]) -> Result<Self> {
         let mut lab = Lab::new()?;
         for (name, address) in [
             ("client", CLIENT),
@@ -148,7 +156,7 @@ impl Site {
     }
 
     /// Starts what is not under test: licence server, desktop and broker.
-    pub fn start_back_office(&mut self) -> Result<()> {
+    pub(crate) fn start_back_office(&mut self) -> Result<()> {
         self.serve(
             "licenses",
             LICENSES,
@@ -200,7 +208,12 @@ impl Site {
     }
 
     /// Starts `portcullis serve` on a host, with a certificate for its address in `HOST.pem` and `HOST.key`.
-    pub fn serve(&mut self, host: &'static str, address: &str, configuration: &str) -> Result<()> {
+    pub(crate) fn serve(
+        &mut self,
+        host: &'static str,
+        address: &str,
+        configuration: &str,
+    ) -> Result<()> {
         let issued = self.authority.issue_pem(&[address])?;
         fs::write(self.path(&format!("{host}.pem")), &issued.certificate)?;
         fs::write(
@@ -215,7 +228,7 @@ impl Site {
     }
 
     /// Runs the reference client until it is done, and returns its report and how it ended.
-    pub fn connect(&self, server: &str, seconds: u32) -> Result<(Value, Finished)> {
+    pub(crate) fn connect(&self, server: &str, seconds: u32) -> Result<(Value, Finished)> {
         let mut command = self.lab.command("client", PORTCULLIS);
         command
             .args([
@@ -242,8 +255,8 @@ impl Site {
     }
 
     /// A metric of a host's console, summed over its labels.
-    pub fn metric(&self, host: &str, name: &str) -> Result<f64> {
-        let script = "exec 3<>/dev/tcp/127.0.0.1/9172 && printf 'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
+    pub(crate) fn metric(&self, host: &str, name: &str) -> Result<f64> {
+        let script = "exec 3<>/dev/tcp/127.0.0.1/9172 && printf 'GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3";
         let output = self
             .lab
             .command(host, "bash")
@@ -262,8 +275,24 @@ impl Site {
         Ok(values.iter().sum())
     }
 
+    /// Waits until a metric is 0.
+    pub(crate) fn falls_to_zero(&self, host: &str, name: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(host, name)?;
+            if value == 0.0 {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{name} is still {value} on {host} after {PATIENCE:?}"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// File descriptors the process on a host holds.
-    pub fn file_descriptors(&self, host: &str) -> Result<usize> {
+    pub(crate) fn file_descriptors(&self, host: &str) -> Result<usize> {
         let (_, process) = self
             .processes
             .iter()
@@ -273,7 +302,7 @@ impl Site {
     }
 
     /// Ends everything with SIGTERM and returns all logs by host. Everything must have ended well.
-    pub fn stop(mut self) -> Result<Vec<(&'static str, String)>> {
+    pub(crate) fn stop(mut self) -> Result<Vec<(&'static str, String)>> {
         let mut logs = Vec::new();
         for (host, process) in std::mem::take(&mut self.processes).into_iter().rev() {
             let finished = process.stop()?;

@@ -69,7 +69,12 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The configuration file.
-    #[arg(long, default_value = "/etc/portcullis/portcullis.toml", env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        default_value = "/etc/portcullis/portcullis.toml",
+        env = "PORTCULLIS_CONFIG",
+        value_name = "FILE"
+    )]
     pub(crate) config: PathBuf,
     /// Print one line of JSON with the addresses in use, once ready.
     #[arg(long)]
@@ -81,7 +86,12 @@ pub(crate) enum ConfigCommand {
     /// Check a file: every mistake with its line, key and remedy. Exits 1 when there is one.
     Check {
         /// The configuration file.
-        #[arg(long, default_value = "/etc/portcullis/portcullis.toml", env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+        #[arg(
+            long,
+            default_value = "/etc/portcullis/portcullis.toml",
+            env = "PORTCULLIS_CONFIG",
+            value_name = "FILE"
+        )]
         config: PathBuf,
     },
 }

@@ -1,6 +1,10 @@
 //! The `portcullis` command: reads the command line and the configuration, and starts what they ask for.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks to its terminal"
+)]
 
 mod adapters;
 mod agent;
@@ -39,17 +43,23 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => runtime()?.block_on(demo::run(arguments)),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Config { command: ConfigCommand::Check { config } } => serve::check(&config),
-        Command::Client { command: ClientCommand::Connect(arguments) } => runtime()?.block_on(client::run(arguments)),
+        Command::Config {
+            command: ConfigCommand::Check { config },
+        } => serve::check(&config),
+        Command::Client {
+            command: ClientCommand::Connect(arguments),
+        } => runtime()?.block_on(client::run(arguments)),
         Command::Agent(arguments) => runtime()?.block_on(agent::run(arguments)),
-        Command::Bench { command: BenchCommand::Establish(arguments) } => {
-            runtime()?.block_on(bench::establish(arguments))
-        }
+        Command::Bench {
+            command: BenchCommand::Establish(arguments),
+        } => runtime()?.block_on(bench::establish(arguments)),
         Command::HashPassword(arguments) => password::hash(&arguments),
     }
 }
 
 /// The runtime every role and end runs on.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
 }

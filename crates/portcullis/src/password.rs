@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use portcullis_broker::{Argon2Params, hash_password};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::{cli::HashPassword, terminal};
@@ -23,34 +23,47 @@ pub(crate) fn hash(arguments: &HashPassword) -> Result<ExitCode> {
         Some(path) => read_file(path)?,
         None => read(io::stdin().lock()).context("cannot read a password from standard input")?,
     };
-    terminal::line(hash_password(&password, Argon2Params::default())?.expose_secret())?;
+    terminal::line(&hash_password(&password, Argon2Params::default())?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads a password from a file; one line break at the end does not count.
 pub(crate) fn read_file(path: &Path) -> Result<SecretString> {
-    let file = File::open(path).with_context(|| format!("cannot open the password file {}", path.display()))?;
+    let file = File::open(path)
+        .with_context(|| format!("cannot open the password file {}", path.display()))?;
     read(file).with_context(|| format!("cannot read a password from {}", path.display()))
 }
 
 fn read(source: impl Read) -> Result<SecretString> {
     let mut bytes = Zeroizing::new(Vec::new());
     source.take(MAX_BYTES + 2).read_to_end(&mut bytes)?;
-    let Ok(text) = std::str::from_utf8(&bytes) else { bail!("the password is not UTF-8") };
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        bail!("the password is not UTF-8")
+    };
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     ensure!(!text.is_empty(), "the password is empty");
-    ensure!(text.len() as u64 <= MAX_BYTES, "the password is longer than {MAX_BYTES} bytes");
+    ensure!(
+        text.len() as u64 <= MAX_BYTES,
+        "the password is longer than {MAX_BYTES} bytes"
+    );
     Ok(SecretString::from(text))
 }
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
     fn one_line_break_does_not_count() {
-        for (file, password) in [("pass", "pass"), ("pass\n", "pass"), ("pass\r\n", "pass"), (" p \n\n", " p \n")] {
+        for (file, password) in [
+            ("pass", "pass"),
+            ("pass\n", "pass"),
+            ("pass\r\n", "pass"),
+            (" p \n\n", " p \n"),
+        ] {
             assert_eq!(read(file.as_bytes()).unwrap().expose_secret(), password);
         }
     }

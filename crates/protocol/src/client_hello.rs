@@ -273,5 +273,23 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Fuzz entry: a verdict on some bytes is never changed by more of them, and names stay names.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let whole = read(data);
+    for end in 0..data.len().min(512) {
+        let part = read(data.get(..end).unwrap_or_default());
+        if part != Ok(Progress::Incomplete) {
+            assert_eq!(part, whole);
+        }
+    }
+    if let Ok(Progress::Complete(ClientHello {
+        server_name: Some(name),
+    })) = whole
+    {
+        assert_eq!(ServerName::new(name.as_str()), Some(name));
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,26 @@ pub const fn is_relayable(len: usize) -> bool {
     MIN_BYTES <= len && len <= MAX_BYTES
 }
 
+/// Fuzz entry: a header is read exactly when there is room for one, and from where it says.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    for (layout, start) in [
+        (Layout::Bare, 0),
+        (Layout::WithTransportHeader, TRANSPORT_HEADER_BYTES),
+    ] {
+        let header = header(data, layout);
+        assert_eq!(header.is_some(), data.len() >= start + 8);
+        if let Some(header) = header {
+            let bytes = [header.spi.to_be_bytes(), header.sequence.to_be_bytes()].concat();
+            assert_eq!(data.get(start..start + 8), Some(bytes.as_slice()));
+        }
+    }
+    assert_eq!(
+        is_relayable(data.len()),
+        (MIN_BYTES..=MAX_BYTES).contains(&data.len())
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

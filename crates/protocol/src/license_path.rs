@@ -7,6 +7,8 @@ use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use thiserror::Error;
 
+use crate::decimal::decimal;
+
 /// Longest address in characters.
 pub const MAX_CHARACTERS: usize = 511;
 /// Path of the request in URLs that name none.
@@ -219,7 +221,7 @@ fn parse_host(text: &str) -> Result<String, InvalidLicensePath> {
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidLicensePath> {
-    crate::broker::fields::decimal(text)
+    decimal(text)
         .filter(|port| *port != 0)
         .ok_or(InvalidLicensePath::Port)
 }
@@ -227,4 +229,219 @@ fn parse_port(text: &str) -> Result<u16, InvalidLicensePath> {
 /// Printable ASCII except `#`, which starts a part that is never sent, and the separators of a list.
 fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'#' | b';' | b',')
+}
+
+/// Fuzz entry: an address is kept as written, and its URL is an address of the same server.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(path) = LicensePath::parse(text) {
+        assert_eq!(path.as_str(), text.trim());
+        assert_eq!(LicensePath::parse(path.as_str()).as_ref(), Ok(&path));
+        if path.url().len() <= MAX_CHARACTERS {
+            let url = LicensePath::parse(&path.url());
+            let parts = |path: &LicensePath| {
+                (
+                    path.host.clone(),
+                    path.port,
+                    path.is_https(),
+                    path.path().to_owned(),
+                )
+            };
+            assert_eq!(url.as_ref().map(parts), Ok(parts(&path)));
+        }
+    }
+    if let Ok(list) = LicensePath::parse_list(text) {
+        let joined: Vec<&str> = list.iter().map(LicensePath::as_str).collect();
+        assert_eq!(
+            LicensePath::parse_list(&joined.join(";")).as_ref(),
+            Ok(&list)
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> LicensePath {
+        LicensePath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn port_at_host() {
+        for (text, host, port, url) in [
+            (
+                "7070@lic.example.com",
+                "lic.example.com",
+                7070,
+                "https://lic.example.com:7070/request",
+            ),
+            ("1@192.0.2.1", "192.0.2.1", 1, "https://192.0.2.1:1/request"),
+            (
+                "65535@[2001:db8::1]",
+                "2001:db8::1",
+                65535,
+                "https://[2001:db8::1]:65535/request",
+            ),
+            ("7070@LIC_1", "LIC_1", 7070, "https://LIC_1:7070/request"),
+        ] {
+            let path = parse(text);
+            assert_eq!(
+                (path.as_str(), path.host(), path.port()),
+                (text, host, port)
+            );
+            assert!(path.is_https());
+            assert_eq!(path.url(), url);
+            assert_eq!(path.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn urls() {
+        for (text, host, port, https, path) in [
+            (
+                "http://192.0.2.1:7070/request",
+                "192.0.2.1",
+                7070,
+                false,
+                "/request",
+            ),
+            (
+                "https://lic.example.com:7071",
+                "lic.example.com",
+                7071,
+                true,
+                "/request",
+            ),
+            (
+                "https://lic.example.com:7071/",
+                "lic.example.com",
+                7071,
+                true,
+                "/request",
+            ),
+            (
+                "https://cloud.example.com/instances/AB12CD34EF56/request",
+                "cloud.example.com",
+                443,
+                true,
+                "/instances/AB12CD34EF56/request",
+            ),
+            ("HTTP://lic", "lic", 80, false, "/request"),
+            (
+                "https://[2001:db8::1]",
+                "2001:db8::1",
+                443,
+                true,
+                "/request",
+            ),
+            (
+                "https://[2001:db8::1]:7071/request?x=1",
+                "2001:db8::1",
+                7071,
+                true,
+                "/request?x=1",
+            ),
+        ] {
+            let parsed = parse(text);
+            assert_eq!(
+                (parsed.as_str(), parsed.host(), parsed.port()),
+                (text, host, port)
+            );
+            assert_eq!((parsed.is_https(), parsed.path()), (https, path));
+        }
+        assert_eq!(
+            parse("http://[::1]:7070").url(),
+            "http://[::1]:7070/request"
+        );
+        assert_eq!(parse(" 7070@lic\n").as_str(), "7070@lic");
+    }
+
+    #[test]
+    fn refused() {
+        use InvalidLicensePath as E;
+        for (text, error) in [
+            ("", E::Empty),
+            (" \t", E::Empty),
+            ("lic.example.com", E::Form),
+            ("lic.example.com:7070", E::Form),
+            ("ftp://lic:7070/request", E::Form),
+            ("://lic", E::Form),
+            ("@lic", E::Port),
+            ("0@lic", E::Port),
+            ("65536@lic", E::Port),
+            ("+1@lic", E::Port),
+            ("070@lic", E::Port),
+            ("x@lic", E::Port),
+            ("http://lic:/request", E::Port),
+            ("http://lic:x/request", E::Port),
+            ("7070@", E::Host),
+            ("7070@a b", E::Host),
+            ("7070@a@b", E::Host),
+            ("7070@2001:db8::1", E::Host),
+            ("7070@[192.0.2.1]", E::Host),
+            ("7070@[::1", E::Host),
+            ("7070@lic/request", E::Host),
+            ("http:///request", E::Host),
+            ("http://:7070/request", E::Host),
+            ("http://user@lic:7070/request", E::Host),
+            ("http://2001:db8::1:7070/request", E::Host),
+            ("http://lic?x", E::Host),
+            ("http://lic/a b", E::Path),
+            ("http://lic/#x", E::Path),
+            ("http://lic/ä", E::Path),
+            ("http://lic/a;b", E::Path),
+        ] {
+            assert_eq!(LicensePath::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_and_one_character_more() {
+        let prefix = "http://lic/";
+        let longest = format!("{prefix}{}", "x".repeat(MAX_CHARACTERS - prefix.len()));
+        assert_eq!(parse(&longest).as_str().len(), 511);
+        assert_eq!(
+            LicensePath::parse(&format!("{longest}x")),
+            Err(InvalidLicensePath::TooLong)
+        );
+    }
+
+    #[test]
+    fn lists() {
+        for text in [
+            "7070@a;http://b:1/request;7071@c",
+            "7070@a, http://b:1/request ,7071@c,",
+            " 7070@a\thttp://b:1/request\r\n;; 7071@c",
+        ] {
+            let hosts: Vec<_> = LicensePath::parse_list(text)
+                .unwrap()
+                .iter()
+                .map(|path| path.host().to_owned())
+                .collect();
+            assert_eq!(hosts, ["a", "b", "c"], "{text:?}");
+        }
+        assert_eq!(LicensePath::parse_list(""), Ok(vec![]));
+        assert_eq!(LicensePath::parse_list(" ; "), Ok(vec![]));
+        assert_eq!(
+            LicensePath::parse_list("7070@a;b"),
+            Err(InvalidLicensePath::Form)
+        );
+        assert_eq!(
+            "7070@a".parse::<LicensePath>(),
+            LicensePath::parse("7070@a")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_or_refused(text in "[a-z0-9:@/.\\[\\];, ]{0,40}|https?://\\PC{0,30}|[0-9]{1,6}@\\PC{0,20}") {
+            fuzz(text.as_bytes());
+        }
+    }
 }

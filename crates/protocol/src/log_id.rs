@@ -53,3 +53,43 @@ impl FromStr for LogId {
         Uuid::try_parse(text).map(Self).map_err(|_| InvalidLogId)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hyphenated_form_and_no_other() {
+        let id: LogId = " 7CD13600-b190-1039-bfc7-02005e100002\r\n".parse().unwrap();
+        assert_eq!(id.to_string(), "7cd13600-b190-1039-bfc7-02005e100002");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "7cd13600b1901039bfc702005e100002",
+            "{7cd13600-b190-1039-bfc7-02005e100002}",
+            "urn:uuid:7cd13600-b190-1039-bfc7-02005e100002",
+            "7cd13600-b190-1039-bfc7-02005e10000",
+            "7cd13600-b190-1039-bfc7-02005e10000g",
+            "7cd13600-b190-1039-bfc702-005e100002",
+            "7cd13600_b190_1039_bfc7_02005e100002",
+        ] {
+            assert_eq!(text.parse::<LogId>(), Err(InvalidLogId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_probe_sends_the_nil_id() {
+        assert!(
+            "00000000-0000-0000-0000-000000000000"
+                .parse::<LogId>()
+                .unwrap()
+                .is_nil()
+        );
+        assert!(!LogId::random().is_nil());
+        assert_ne!(LogId::random(), LogId::random());
+        assert_eq!(
+            LogId::from_uuid(Uuid::nil()).to_string(),
+            "00000000-0000-0000-0000-000000000000"
+        );
+    }
+}

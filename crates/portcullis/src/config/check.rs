@@ -1,7 +1,6 @@
 //! From the shape of the file to what the roles run on: every value is checked here, and nowhere later.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
@@ -9,17 +8,20 @@ use std::{
 };
 
 use ipnet::IpNet;
+use portcullis_broker::{
+    DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig,
+};
 use portcullis_https::{CertificateDer, Fingerprint, Identity, Trust, identity::read_certificates};
 use portcullis_protocol::{agent, license_path::LicensePath};
-use secrecy::{ExposeSecret, SecretString};
+use portcullis_security_gateway::core::DEFAULT_MAX_SESSIONS;
+use secrecy::SecretString;
 use toml::Spanned;
 
 use crate::logging;
 
 use super::{
-    BrokerChoice, BrokerSection, Config, ConfigError, ConsoleSection, ControlSection, Desktop,
-    GatewayChoice, GatewaySection, LicenseSection, LogConfig, ManagerSection, User, error::Mistake,
-    file,
+    BrokerChoice, BrokerSection, Config, ConfigError, ConsoleSection, ControlSection,
+    GatewayChoice, GatewaySection, LicenseSection, LogConfig, ManagerSection, error::Mistake, file,
 };
 
 /// Where clients expect a Connection Manager.
@@ -334,124 +336,97 @@ impl Checker {
             None => None,
         };
         let identity = self.identity(section.certificate, section.key, AT);
-        self.unique(
-            section
-                .user
-                .iter()
-                .map(|user| (user.span(), user.as_ref().name.as_str())),
-            "broker.user.name",
-        );
-        self.unique(
-            section
-                .desktop
-                .iter()
-                .map(|desktop| (desktop.span(), desktop.as_ref().id.as_str())),
-            "broker.desktop.id",
-        );
-        let users: Vec<User> = section
-            .user
-            .into_iter()
-            .filter_map(|user| self.user(user))
-            .collect();
-        let desktops: Vec<Desktop> = section
-            .desktop
-            .into_iter()
-            .filter_map(|desktop| self.desktop(desktop))
-            .collect();
-        let known_users: HashSet<String> =
-            users.iter().map(|user| user.name.to_lowercase()).collect();
-        let known_desktops: HashSet<&str> =
-            desktops.iter().map(|desktop| desktop.id.as_str()).collect();
-        let mut entitlements = Vec::new();
-        for entitlement in section.entitlement {
-            let at = entitlement.span();
-            let file::Entitlement { user, desktop } = entitlement.into_inner();
-            if !known_users.contains(&user.to_lowercase()) {
-                let problem = format!("there is no user {user:?}");
-                self.wrong(
-                    &at,
-                    "broker.entitlement.user",
-                    problem,
-                    "name a user of a [[broker.user]] section",
-                );
-            } else if !known_desktops.contains(desktop.as_str()) {
-                let problem = format!("there is no desktop {desktop:?}");
-                self.wrong(
-                    &at,
-                    "broker.entitlement.desktop",
-                    problem,
-                    "name the id of a [[broker.desktop]] section",
-                );
-            } else {
-                entitlements.push((user, desktop));
-            }
-        }
+        let trusted_proxies = self.networks(section.trusted_proxies, "broker.trusted_proxies");
+        let directory = self.directory(section.user, section.desktop, section.entitlement, &whole);
         Some(BrokerSection {
             listen,
             identity: identity?,
-            trusted_proxies: self.networks(section.trusted_proxies, "broker.trusted_proxies"),
-            domains: section.domains,
-            users,
-            desktops,
-            entitlements,
+            trusted_proxies,
+            directory: directory?,
         })
     }
 
-    fn user(&mut self, user: Spanned<file::User>) -> Option<User> {
-        let at = user.span();
-        let file::User {
-            name,
-            domain,
-            password_hash,
-        } = user.into_inner();
-        if name.trim().is_empty() {
-            self.wrong(&at, "broker.user.name", "is empty", "give the user a name");
-            return None;
-        }
-        if !password_hash.expose_secret().starts_with("$argon2id$") {
-            self.wrong(
-                &at,
-                "broker.user.password_hash",
-                "is not an argon2id hash",
-                "make one with `portcullis hash-password`; passwords are never kept in clear",
-            );
-            return None;
-        }
-        Some(User {
-            name,
-            domain,
-            password_hash,
-        })
-    }
-
-    fn desktop(&mut self, desktop: Spanned<file::Desktop>) -> Option<Desktop> {
-        let at = desktop.span();
-        let file::Desktop {
-            id,
-            name,
-            address,
-            hostname,
-        } = desktop.into_inner();
-        for (key, value) in [
-            ("broker.desktop.id", &id),
-            ("broker.desktop.address", &address),
-        ] {
-            if value.trim().is_empty() {
-                self.wrong(
-                    &at,
-                    key,
-                    "is empty",
-                    "give the desktop an id, and the address its agent is reached at",
-                );
-                return None;
+    fn directory(
+        &mut self,
+        users: Vec<Spanned<file::User>>,
+        desktops: Vec<Spanned<file::Desktop>>,
+        entitlements: Vec<Spanned<file::Entitlement>>,
+        whole: &Range<usize>,
+    ) -> Option<Directory> {
+        // Names an error may repeat, and where they stand.
+        let mut places: Vec<(Range<usize>, &str, Vec<String>)> = Vec::new();
+        let users = users.into_iter().map(|user| {
+            let at = user.span();
+            let file::User {
+                name,
+                domain,
+                password_hash,
+            } = user.into_inner();
+            let with_domain = [format!("{domain}\\{name}"), format!("{name}@{domain}")];
+            places.push((
+                at,
+                "broker.user",
+                [&[name.clone(), domain.clone()], &with_domain[..]].concat(),
+            ));
+            UserConfig {
+                name,
+                domain,
+                password_hash,
+            }
+        });
+        let users: Vec<UserConfig> = users.collect();
+        let desktops = desktops.into_iter().map(|desktop| {
+            let at = desktop.span();
+            let file::Desktop {
+                id,
+                name,
+                address,
+                hostname,
+            } = desktop.into_inner();
+            let name = name.unwrap_or_else(|| id.clone());
+            let names = [
+                Some(id.clone()),
+                Some(name.clone()),
+                Some(address.clone()),
+                hostname.clone(),
+            ];
+            places.push((at, "broker.desktop", names.into_iter().flatten().collect()));
+            DesktopConfig {
+                id,
+                name,
+                address,
+                agent_port: None,
+                hostname,
+            }
+        });
+        let desktops: Vec<DesktopConfig> = desktops.collect();
+        let entitlements = entitlements.into_iter().map(|entitlement| {
+            let at = entitlement.span();
+            let file::Entitlement { user, desktop } = entitlement.into_inner();
+            places.push((
+                at,
+                "broker.entitlement",
+                vec![user.clone(), desktop.clone()],
+            ));
+            EntitlementConfig { user, desktop }
+        });
+        let entitlements: Vec<EntitlementConfig> = entitlements.collect();
+        match Directory::new(users, desktops, entitlements) {
+            Ok(directory) => Some(directory),
+            Err(error) => {
+                let (kind, names, remedy) = offender(&error);
+                // The last one: of two that clash, the second is the one too many.
+                let place = places.iter().rev().find(|(_, at, known)| {
+                    *at == kind
+                        && names
+                            .iter()
+                            .all(|name| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+                });
+                let at = place.map_or_else(|| whole.clone(), |(at, ..)| at.clone());
+                self.wrong(&at, kind, chain(&error), remedy);
+                None
             }
         }
-        Some(Desktop {
-            name: name.unwrap_or_else(|| id.clone()),
-            id,
-            address,
-            hostname,
-        })
     }
 
     fn gateway(&mut self, section: Spanned<file::SecurityGateway>) -> Option<GatewaySection> {
@@ -519,7 +494,7 @@ impl Checker {
             max_sessions: self.count(
                 section.max_sessions,
                 "security_gateway.max_sessions",
-                10_000,
+                DEFAULT_MAX_SESSIONS,
             ),
             grant: self.seconds(
                 section.grant_seconds,
@@ -916,26 +891,68 @@ impl Checker {
             }
         })
     }
-
-    fn unique<'a>(&mut self, names: impl Iterator<Item = (Range<usize>, &'a str)>, key: &str) {
-        let mut seen = HashSet::new();
-        for (at, name) in names {
-            if !seen.insert(name.to_lowercase()) {
-                self.wrong(
-                    &at,
-                    key,
-                    format!("{name:?} is there twice"),
-                    "keep one of the two, or rename it",
-                );
-            }
-        }
-    }
 }
 
 /// Which other roles this process runs.
 struct Roles {
     broker: bool,
     gateway: bool,
+}
+
+/// Which entries an error of the directory is about, and what to do about it.
+fn offender(error: &InvalidDirectory) -> (&'static str, Vec<&str>, &'static str) {
+    match error {
+        InvalidDirectory::Name { kind, name, .. } => {
+            let key = if kind.contains("desktop") {
+                "broker.desktop"
+            } else {
+                "broker.user"
+            };
+            (key, vec![name], "choose another one")
+        }
+        InvalidDirectory::DuplicateUser { user } => (
+            "broker.user",
+            vec![user],
+            "keep one of the two, or give one another domain",
+        ),
+        InvalidDirectory::PasswordHash { user, .. } => (
+            "broker.user",
+            vec![user],
+            "make one with `portcullis hash-password`; passwords are never kept in clear",
+        ),
+        InvalidDirectory::DuplicateDesktopId { id: name }
+        | InvalidDirectory::DuplicateDesktopName { name } => (
+            "broker.desktop",
+            vec![name],
+            "rename one of the two; case does not tell names apart",
+        ),
+        InvalidDirectory::DesktopAddress { id, .. } => (
+            "broker.desktop",
+            vec![id],
+            "write the address the Connection Manager reaches the desktop at",
+        ),
+        InvalidDirectory::UnknownUser { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "name a user of a [[broker.user]] section",
+        ),
+        InvalidDirectory::AmbiguousUser { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "write it as DOMAIN\\user",
+        ),
+        InvalidDirectory::UnknownDesktop { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "name the id of a [[broker.desktop]] section",
+        ),
+        InvalidDirectory::DuplicateEntitlement { user, desktop } => (
+            "broker.entitlement",
+            vec![user, desktop],
+            "remove one of the two",
+        ),
+        _ => ("broker", Vec::new(), "correct the entry it names"),
+    }
 }
 
 /// An error with all its causes, on one line.

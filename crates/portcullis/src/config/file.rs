@@ -101,8 +101,6 @@ pub(super) struct Broker {
     #[serde(default)]
     pub(super) trusted_proxies: Vec<Spanned<String>>,
     #[serde(default)]
-    pub(super) domains: Vec<String>,
-    #[serde(default)]
     pub(super) user: Vec<Spanned<User>>,
     #[serde(default)]
     pub(super) desktop: Vec<Spanned<Desktop>>,

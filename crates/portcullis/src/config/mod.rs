@@ -14,6 +14,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use portcullis_broker::Directory;
 use portcullis_https::{CertificateDer, Identity, Trust};
 use portcullis_protocol::license_path::LicensePath;
 use secrecy::SecretString;
@@ -106,28 +107,8 @@ pub(crate) struct BrokerSection {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) identity: Option<Identity>,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    pub(crate) domains: Vec<String>,
-    pub(crate) users: Vec<User>,
-    pub(crate) desktops: Vec<Desktop>,
-    /// User name and desktop id.
-    pub(crate) entitlements: Vec<(String, String)>,
-}
-
-/// `[[broker.user]]`
-#[derive(Debug)]
-pub(crate) struct User {
-    pub(crate) name: String,
-    pub(crate) domain: String,
-    pub(crate) password_hash: SecretString,
-}
-
-/// `[[broker.desktop]]`
-#[derive(Debug)]
-pub(crate) struct Desktop {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) address: String,
-    pub(crate) hostname: Option<String>,
+    /// Users, desktops and who may use which.
+    pub(crate) directory: Directory,
 }
 
 /// `[security_gateway]`

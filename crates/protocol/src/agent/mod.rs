@@ -10,7 +10,7 @@ use crate::{
         fields::{Composer, Fields},
         read_port, read_session_id, read_tag, result_ids, shortened, sole_message, take_version,
     },
-    xml::{self, Element, Limits},
+    xml::{self, Element, Limits, REREAD_LIMITS},
 };
 
 /// Path of the agent protocol.
@@ -75,7 +75,7 @@ pub struct LaunchSessionResp {
     pub result: LaunchResultId,
     /// `fail-reason`
     pub fail_reason: Option<String>,
-    /// `session-info`, on success
+    /// `session-info`, on success; an empty element counts as none
     pub session_info: Option<SessionInfo>,
     /// Everything else.
     pub rest: Rest,
@@ -272,6 +272,7 @@ impl LaunchSessionResp {
         let mut fields = Fields::open(element, "")?;
         let result = fields.required_text("result-id")?.into();
         let fail_reason = fields.text("fail-reason")?;
+        fields.discard_blank("session-info");
         let session_info = match fields.element("session-info")? {
             Some(element) => Some(SessionInfo::read(element, fields.path())?),
             None => None,
@@ -329,3 +330,18 @@ impl SessionInfo {
             .finish()
     }
 }
+
+/// Fuzz entry: a message that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(message) = Message::parse(data) {
+        let again = xml::parse(&message.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Message::try_from);
+        assert_eq!(again, Ok(message));
+    }
+}
+
+#[cfg(test)]
+mod tests;

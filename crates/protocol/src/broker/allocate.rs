@@ -7,9 +7,9 @@ use subtle::ConstantTimeEq;
 
 use super::{
     AllocResultId, Outcome, ParseMessageError, Rest,
-    fields::{Composer, Fields, decimal, plain_fields},
+    fields::{Composer, Fields, plain_fields},
 };
-use crate::xml::Element;
+use crate::{decimal::decimal, xml::Element};
 
 /// The user's choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,8 @@ pub struct AllocateResourceResp {
     pub rest: Rest,
 }
 
-/// Where and how the client reaches its desktop. From a broker that does not launch itself, only the address is present.
+/// Where and how the client reaches its desktop. From a broker that does not launch itself, only the address is present:
+/// an empty `port`, `session-id` or `connect-tag` counts as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// `ip-address`: the agent, or the Security Gateway's public address. Text, since a broker may name a host.

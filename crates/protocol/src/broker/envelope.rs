@@ -6,11 +6,15 @@ use zeroize::Zeroizing;
 
 use super::{
     AllocateResource, AllocateResourceResp, Authenticate, AuthenticateResp, Bye, ByeResp,
-    GetResourceList, GetResourceListResp, Hello, HelloResp, ParseMessageError, Rest,
+    GetResourceList, GetResourceListResp, Hello, HelloResp, ParseMessageError, RESPONSE_LIMITS,
+    Rest,
     error::shortened,
-    fields::{decimal, merge_attributes, take_attribute},
+    fields::{merge_attributes, take_attribute},
 };
-use crate::xml::{self, Element, Limits, Node};
+use crate::{
+    decimal::decimal,
+    xml::{self, Element, Limits, Node, REREAD_LIMITS},
+};
 
 /// Name of the root element: `pcoip-client` everywhere, `pcoip-broker` on some Connection Manager to broker legs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +93,7 @@ pub enum Response {
 
 impl<M> Envelope<M> {
     /// A current-version `pcoip-client` document around `message`.
+    #[must_use]
     pub fn new(message: M) -> Self {
         Self {
             root: Root::Client,
@@ -99,6 +104,7 @@ impl<M> Envelope<M> {
     }
 
     /// The answer to this document: same root; same version when it is at most 2.1.
+    #[must_use]
     pub fn reply<R>(&self, message: R) -> Envelope<R> {
         Envelope {
             root: self.root,
@@ -110,7 +116,7 @@ impl<M> Envelope<M> {
 }
 
 impl Envelope<Request> {
-    /// Reads a request document.
+    /// Reads a request document, under [`Limits::default`].
     ///
     /// # Errors
     /// See [`ParseMessageError`].
@@ -126,12 +132,12 @@ impl Envelope<Request> {
 }
 
 impl Envelope<Response> {
-    /// Reads a response document.
+    /// Reads a response document, under [`RESPONSE_LIMITS`].
     ///
     /// # Errors
     /// See [`ParseMessageError`].
     pub fn parse(document: &[u8]) -> Result<Self, ParseMessageError> {
-        xml::parse(document, &Limits::default())?.try_into()
+        xml::parse(document, &RESPONSE_LIMITS)?.try_into()
     }
 
     /// Writes the document.
@@ -357,5 +363,29 @@ impl FromStr for Version {
             (Some(major), Some(minor)) => Ok(Self { major, minor }),
             _ => Err(ParseMessageError::Version),
         }
+    }
+}
+
+/// Fuzz entry: a request that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz_request(data: &[u8]) {
+    if let Ok(envelope) = Envelope::<Request>::parse(data) {
+        let again = xml::parse(&envelope.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Envelope::<Request>::try_from);
+        assert_eq!(again, Ok(envelope));
+    }
+}
+
+/// Fuzz entry: a response that is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz_response(data: &[u8]) {
+    if let Ok(envelope) = Envelope::<Response>::parse(data) {
+        let again = xml::parse(&envelope.to_document(), &REREAD_LIMITS);
+        let again = again
+            .map_err(ParseMessageError::from)
+            .and_then(Envelope::<Response>::try_from);
+        assert_eq!(again, Ok(envelope));
     }
 }

@@ -132,12 +132,35 @@ impl Fields {
         problem: &'static str,
         convert: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, ParseMessageError> {
+        self.discard_blank(name);
         match self.zeroizing_text(name)? {
-            Some(text) if !text.is_empty() => match convert(&text) {
+            None => Ok(None),
+            Some(text) => match convert(&text) {
                 Some(value) => Ok(Some(value)),
                 None => Err(invalid(self.path_of(name), problem)),
             },
-            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Removes the only child of that name if it holds nothing but white space, as if it had never been there.
+    pub(crate) fn discard_blank(&mut self, name: &str) {
+        let mut places = self.children.iter().filter(|(_, child)| child.name == name);
+        let (Some((index, child)), None) = (places.next(), places.next()) else {
+            return;
+        };
+        let blank = child.children.iter().all(|node| match node {
+            Node::Element(_) => false,
+            Node::Text(text) => text.trim_ascii().is_empty(),
+        });
+        if !blank {
+            return;
+        }
+        let discarded = *index;
+        self.children.retain(|(index, _)| *index != discarded);
+        for (index, _) in &mut self.children {
+            if *index > discarded {
+                *index -= 1;
+            }
         }
     }
 
@@ -168,16 +191,16 @@ impl Fields {
                 }
             }
         }
-        element
-            .children
-            .retain(|node| matches!(node, Node::Element(_)));
-        if has_extras || element.children.is_empty() {
+        if has_extras {
+            element
+                .children
+                .retain(|node| matches!(node, Node::Element(_)));
             self.nested.push(element);
         }
         Ok(Some(items))
     }
 
-    /// A list of plain texts.
+    /// A list of plain texts, `None` when the wrapper is absent.
     pub(crate) fn texts(
         &mut self,
         wrapper: &str,
@@ -186,6 +209,25 @@ impl Fields {
         self.list(wrapper, item, |element, path| {
             take_text(element, path).map(|mut text| std::mem::take(&mut *text))
         })
+    }
+
+    /// Turns an absent list into an empty one; that an empty one was there is kept for [`Composer::list`].
+    pub(crate) fn or_empty<T>(&mut self, wrapper: &str, items: Option<Vec<T>>) -> Vec<T> {
+        let was_empty = items.as_ref().is_some_and(Vec::is_empty);
+        if was_empty && !self.nested.iter().any(|element| element.name == wrapper) {
+            self.nested.push(Element::new(wrapper));
+        }
+        items.unwrap_or_default()
+    }
+
+    /// A list of plain texts, empty when the wrapper is absent.
+    pub(crate) fn texts_or_empty(
+        &mut self,
+        wrapper: &str,
+        item: &str,
+    ) -> Result<Vec<String>, ParseMessageError> {
+        let texts = self.texts(wrapper, item)?;
+        Ok(self.or_empty(wrapper, texts))
     }
 
     /// Keeps extras of a known child that the caller took apart itself.
@@ -257,17 +299,6 @@ pub(crate) fn invalid(path: impl Into<String>, problem: &'static str) -> ParseMe
     ParseMessageError::InvalidValue {
         path: path.into(),
         problem,
-    }
-}
-
-/// A decimal number without sign, white space or leading zeros.
-pub(crate) fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let canonical = text.len() == 1 || !text.starts_with('0');
-    if digits && canonical {
-        text.parse().ok()
-    } else {
-        None
     }
 }
 

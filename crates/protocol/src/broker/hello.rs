@@ -175,10 +175,11 @@ impl HelloResp {
             let place = Element::new(element.name.clone());
             ProductInfo::read(std::mem::replace(element, place), path)
         })?;
+        let brokers = fields.or_empty("brokers-info", brokers);
         let pcm_info = read_product(&mut fields, "pcm-info")?;
         let next_authentication = NextAuthentication::read_in(&mut fields)?;
         Ok(Self {
-            brokers: brokers.unwrap_or_default(),
+            brokers,
             pcm_info,
             next_authentication,
             rest: fields.rest(),
@@ -225,10 +226,8 @@ impl NextAuthentication {
         };
         let mut fields = Fields::open(element, message.path())?;
         Ok(Some(Self {
-            methods: fields
-                .texts("authentication-methods", "method")?
-                .unwrap_or_default(),
-            domains: fields.texts("domains", "domain")?.unwrap_or_default(),
+            methods: fields.texts_or_empty("authentication-methods", "method")?,
+            domains: fields.texts_or_empty("domains", "domain")?,
             rest: fields.rest(),
         }))
     }

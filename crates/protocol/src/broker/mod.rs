@@ -4,6 +4,8 @@
 //! children stay in each message's [`Rest`] and are written back where they stood, so that what a newer client and broker
 //! tell each other survives the relay.
 
+use crate::xml::Limits;
+
 mod allocate;
 mod authenticate;
 mod bye;
@@ -21,6 +23,8 @@ pub use allocate::{
 pub use authenticate::{Authenticate, AuthenticateResp, PasswordLogon};
 pub use bye::{Bye, ByeResp};
 pub use envelope::{Envelope, Request, Response, Root, Version};
+#[doc(hidden)]
+pub use envelope::{fuzz_request, fuzz_response};
 pub use error::ParseMessageError;
 pub use hello::{ClientInfo, Hello, HelloResp, NextAuthentication, ProductInfo, ServerAddress};
 pub use outcome::{AllocResultId, AuthResultId, ListResultId, Outcome};
@@ -41,6 +45,13 @@ pub const PROBE_PRODUCT: &str = "QueryBrokerClient";
 /// The one protocol desktops are offered with.
 pub const PCOIP: &str = "PCOIP";
 
+/// Bounds on a response: a list of some thousand desktops passes, where requests stay under [`Limits::default`].
+pub const RESPONSE_LIMITS: Limits = Limits {
+    bytes: 1024 * 1024,
+    depth: 16,
+    nodes: 64 * 1024,
+    attributes: 32,
+};
 /// The authentication method name for user name and password.
 pub const AUTHENTICATE_VIA_PASSWORD: &str = "AUTHENTICATE_VIA_PASSWORD";
 

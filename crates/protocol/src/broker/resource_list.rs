@@ -60,10 +60,8 @@ impl GetResourceList {
     pub(super) fn read(element: Element) -> Result<Self, ParseMessageError> {
         let mut fields = Fields::open(element, "")?;
         Ok(Self {
-            protocols: fields.texts("protocols", "protocol")?.unwrap_or_default(),
-            resource_types: fields
-                .texts("resource-types", "resource-type")?
-                .unwrap_or_default(),
+            protocols: fields.texts_or_empty("protocols", "protocol")?,
+            resource_types: fields.texts_or_empty("resource-types", "resource-type")?,
             rest: fields.rest(),
         })
     }
@@ -129,7 +127,7 @@ impl Resource {
             resource_type,
             session_type,
             state,
-            protocols: protocols.unwrap_or_default(),
+            protocols: fields.or_empty("protocols", protocols),
             rest: fields.rest(),
         })
     }

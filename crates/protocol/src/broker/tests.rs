@@ -60,6 +60,8 @@ fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
+mod envelope;
 mod golden;
+mod properties;
 mod refusals;
 mod survival;

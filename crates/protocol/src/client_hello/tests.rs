@@ -374,6 +374,19 @@ fn headers_of_many_records_count_towards_the_size() {
 }
 
 #[test]
+fn what_follows_the_message_in_its_record_does_not_count() {
+    let mut fragment = message(&vector16(&sni(b"draw-1")));
+    let needed = RECORD_HEADER_BYTES + fragment.len();
+    fragment.resize(MAX_RECORD_BYTES, 0);
+    let bytes = record(&fragment);
+    assert!(bytes.len() > MAX_BYTES);
+    assert_eq!(read(&bytes[..needed - 1]), Ok(Progress::Incomplete));
+    for end in [needed, needed + 1, MAX_BYTES, bytes.len()] {
+        assert_eq!(read(&bytes[..end]), complete(Some("draw-1")), "{end}");
+    }
+}
+
+#[test]
 fn server_names_compare_in_lower_case() {
     assert_eq!(ServerName::new("DRAW-1."), ServerName::new("draw-1"));
     assert_ne!(ServerName::new("draw-1.."), ServerName::new("draw-1"));

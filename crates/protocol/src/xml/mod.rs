@@ -244,6 +244,22 @@ impl fmt::Debug for Node {
     }
 }
 
+/// Fuzz entry: whatever is read, is written so that it reads the same.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(tree) = parse(data, &Limits::default()) {
+        assert_eq!(parse(&tree.to_document(), &REREAD_LIMITS), Ok(tree));
+    }
+}
+
+/// Limits for reading again what was written after reading under any of the others: escaping makes it longer.
+pub(crate) const REREAD_LIMITS: Limits = Limits {
+    bytes: 16 * 1024 * 1024,
+    depth: 16,
+    nodes: 128 * 1024,
+    attributes: 32,
+};
+
 /// Shows the names of attributes and hides their values, which may be secrets of a method we do not know.
 pub(crate) struct AttributeNames<'a>(pub(crate) &'a [(String, String)]);
 

@@ -200,7 +200,7 @@ fn numbers_are_strict() {
         );
     }
     let long = "t".repeat(1025);
-    for tag in [" ", "a b", "ä", long.as_str()] {
+    for tag in ["a b", " a", "ä", long.as_str()] {
         assert_eq!(
             target(&format!("<connect-tag>{tag}</connect-tag>")),
             invalid(

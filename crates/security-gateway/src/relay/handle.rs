@@ -1,0 +1,154 @@
+//! What others may ask of a running gateway.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::Shared;
+use crate::{
+    core::{
+        EndReason, Flow, GrantRefusal, GrantRequest, Granted, SessionKey, SessionView, TcpState,
+    },
+    metrics::Metrics,
+};
+
+/// A handle to a gateway. Cheap to clone; it stays good, if of no use, when the gateway has stopped.
+#[derive(Clone, Debug)]
+pub struct GatewayHandle {
+    shared: Arc<Shared>,
+}
+
+/// What went one way in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSummary {
+    /// Datagrams relayed.
+    pub packets: u64,
+    /// Their UDP payloads together, in bytes.
+    pub bytes: u64,
+}
+
+/// A session, for administrators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSummary {
+    /// Names the session on this gateway.
+    pub key: u64,
+    /// The session log id.
+    pub session: String,
+    /// The client's end of the control connection, now or last.
+    pub client: SocketAddr,
+    /// The client's end of the UDP path, once known.
+    pub udp_client: Option<SocketAddr>,
+    /// The agent's TCP end.
+    pub agent_tcp: SocketAddr,
+    /// The agent's UDP end.
+    pub agent_udp: SocketAddr,
+    /// Who it is for.
+    pub user: String,
+    /// What the user calls the desktop.
+    pub desktop: String,
+    /// The control connection: `connecting`, `live` or `closed`.
+    pub tcp: String,
+    /// Seconds since the client was admitted.
+    pub age_seconds: u64,
+    /// Milliseconds since a datagram was last relayed.
+    pub idle_ms: Option<u64>,
+    /// From the client to the agent.
+    pub up: FlowSummary,
+    /// From the agent to the client.
+    pub down: FlowSummary,
+}
+
+impl GatewayHandle {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Grants a client one connection to an agent, soon.
+    ///
+    /// # Errors
+    /// See [`GrantRefusal`].
+    pub fn authorize(&self, request: GrantRequest) -> Result<Granted, GrantRefusal> {
+        self.shared.with(|core, now| core.authorize(request, now))
+    }
+
+    /// Every session, oldest first.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionSummary> {
+        let views = self.shared.with(|core, now| core.sessions(now));
+        views.into_iter().map(SessionSummary::from).collect()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.shared.with(|core, _| core.session_count())
+    }
+
+    /// How many grants wait for their client.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.shared.with(|core, _| core.pending_count())
+    }
+
+    /// Ends a session at once, on an administrator's word. False when there is none under this key.
+    #[must_use]
+    pub fn end_session(&self, key: SessionKey) -> bool {
+        self.shared
+            .with(|core, now| core.end_session(key, EndReason::Administrator, now))
+    }
+
+    /// Stops or resumes taking new grants. Sessions and grants already given are not touched.
+    pub fn drain(&self, on: bool) {
+        self.shared.with(|core, _| core.set_draining(on));
+    }
+
+    /// Whether new grants are refused.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.with(|core, _| core.is_draining())
+    }
+
+    /// The gateway's metrics, to be registered once.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::new(Arc::clone(&self.shared))
+    }
+}
+
+impl From<SessionView> for SessionSummary {
+    fn from(view: SessionView) -> Self {
+        Self {
+            key: view.key.get(),
+            session: view.log_id.to_string(),
+            client: view.client,
+            udp_client: view.udp_client,
+            agent_tcp: view.agent.tcp(),
+            agent_udp: view.agent.udp(),
+            user: view.user,
+            desktop: view.desktop,
+            tcp: match view.tcp {
+                TcpState::Connecting => "connecting",
+                TcpState::Live => "live",
+                TcpState::Closed => "closed",
+            }
+            .to_owned(),
+            age_seconds: view.age.as_secs(),
+            idle_ms: view.idle.map(milliseconds),
+            up: view.flows.up.into(),
+            down: view.flows.down.into(),
+        }
+    }
+}
+
+impl From<Flow> for FlowSummary {
+    fn from(flow: Flow) -> Self {
+        Self {
+            packets: flow.packets,
+            bytes: flow.bytes,
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

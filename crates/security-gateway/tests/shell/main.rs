@@ -1,0 +1,9 @@
+//! The gateway over real sockets on loopback.
+
+mod bind;
+mod control;
+mod crowd;
+mod harness;
+mod metrics;
+mod tcp;
+mod udp;
