@@ -99,7 +99,7 @@ async fn bye(inner: &Inner, client: ClientFacts, farewell: BrokerRequest) {
     match tokio::time::timeout(BYE_WAIT, inner.broker.ask(exchange)).await {
         Ok(Ok(_)) => {}
         Ok(Err(failure)) => {
-            debug!(session = %client.log_id, cause = %chain(&failure), "Broker did not take bye");
+            debug!(session = %client.log_id, cause = chain(&failure), "Broker did not take bye");
         }
         Err(_) => debug!(session = %client.log_id, "Broker did not answer bye"),
     }

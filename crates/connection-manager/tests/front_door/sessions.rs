@@ -383,6 +383,23 @@ async fn a_client_that_hangs_up_does_not_undo_its_request() {
     assert!(list.contains("LIST_SUCCESSFUL"), "{list}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_clients_at_once_each_have_their_session_and_leave_none() {
+    let front = Front::usual().await;
+    let sessions = (0..64).map(|_| async {
+        let mut caller = front.authenticated().await;
+        let allocated = caller.ok(documents::ALLOCATE).await;
+        assert!(allocated.contains("ALLOC_SUCCESSFUL"), "{allocated}");
+        caller.ok(documents::BYE).await;
+        caller.cookie.unwrap()
+    });
+    let mut cookies = futures_util::future::join_all(sessions).await;
+    cookies.sort_unstable();
+    cookies.dedup();
+    assert_eq!(cookies.len(), 64);
+    assert_eq!(front.manager.sessions(), 0);
+}
+
 #[tokio::test]
 async fn an_idle_session_is_gone_and_the_broker_told() {
     let front = Front::with(ManagerConfig {
