@@ -33,14 +33,19 @@ pub(super) async fn read(
         // Not read at all: the client has asked first and will send nothing.
         return Err(BodyFault::TooLong);
     }
-    tokio::time::timeout(within, collect(body, limit))
+    // As much room as it can need, so that the document never moves and leaves a password behind.
+    let room = announced.unwrap_or(limit).min(limit);
+    let document = Zeroizing::new(Vec::with_capacity(room));
+    tokio::time::timeout(within, collect(body, limit, document))
         .await
         .unwrap_or(Err(BodyFault::TooSlow))
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyFault> {
-    // As long as it may get, so that it never moves and leaves a password behind.
-    let mut document = Zeroizing::new(Vec::with_capacity(limit));
+async fn collect(
+    mut body: Body,
+    limit: usize,
+    mut document: Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>, BodyFault> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| BodyFault::Broken)?;

@@ -67,6 +67,8 @@ pub(super) async fn run(inner: &Inner, shutdown: &CancellationToken) {
             inner.farewells.say(expired.client, expired.farewell);
         }
         let (shortest, longest) = PAUSE;
+        // Not longer than a session may idle, so that one opened meanwhile does not wait for twice its time.
+        let longest = longest.min(inner.config.idle).max(shortest);
         let pause = inner.sessions.next_due().map_or(longest, |due| {
             due.saturating_duration_since(now())
                 .clamp(shortest, longest)
@@ -97,7 +99,7 @@ async fn bye(inner: &Inner, client: ClientFacts, farewell: BrokerRequest) {
     match tokio::time::timeout(BYE_WAIT, inner.broker.ask(exchange)).await {
         Ok(Ok(_)) => {}
         Ok(Err(failure)) => {
-            debug!(session = %client.log_id, cause = %chain(&failure), "Broker did not take bye");
+            debug!(session = %client.log_id, cause = chain(&failure), "Broker did not take bye");
         }
         Err(_) => debug!(session = %client.log_id, "Broker did not answer bye"),
     }

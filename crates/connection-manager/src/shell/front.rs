@@ -69,9 +69,9 @@ pub(super) async fn answer(
             inner.metrics.answered(name, &reply.message);
             let result = result_of(&reply.message);
             if let Response::Authenticate(_) = &reply.message {
-                info!(session = %log_id, client = %arrival.client, request = name, %result, user = ?user, "Request answered");
+                info!(session = %log_id, client = %arrival.client, request = name, result, user = user.as_deref(), "Request answered");
             } else {
-                info!(session = %log_id, client = %arrival.client, request = name, %result, "Request answered");
+                info!(session = %log_id, client = %arrival.client, request = name, result, "Request answered");
             }
             message(&inner, &reply, key)
         }

@@ -84,7 +84,11 @@ impl Health {
         let reason = result.as_ref().err().map(|(reason, _)| *reason);
         match &result {
             Err((reason, cause)) if before != Some(reason) => {
-                warn!(reason, cause = %chain(cause.as_ref()), "Connection Manager is not healthy");
+                warn!(
+                    reason,
+                    cause = chain(cause.as_ref()),
+                    "Connection Manager is not healthy"
+                );
             }
             Ok(()) if before.is_some() => info!("Connection Manager is healthy again"),
             Ok(()) | Err(_) => {}

@@ -89,7 +89,7 @@ impl<'a> Legs<'a> {
         let histogram = &self.inner.metrics.broker;
         let result = self.within(limit, histogram, asking, timed_out).await;
         if let Err(failure) = &result {
-            warn!(session = %self.log_id, question, cause = %chain(failure), "Broker gave no answer");
+            warn!(session = %self.log_id, question, cause = chain(failure), "Broker gave no answer");
         }
         result
     }
@@ -115,7 +115,7 @@ impl<'a> Legs<'a> {
             Err(failure) => info!(
                 session = %self.log_id,
                 agent = ?agent,
-                cause = %chain(failure),
+                cause = chain(failure),
                 "Agent gave no answer"
             ),
         }
@@ -144,12 +144,12 @@ impl<'a> Legs<'a> {
             ),
             Err(failure @ (GatewayFailure::Ambiguous | GatewayFailure::Draining)) => info!(
                 session = %self.log_id,
-                cause = %chain(failure),
+                cause = chain(failure),
                 "Gateway did not admit the client"
             ),
             Err(failure) => warn!(
                 session = %self.log_id,
-                cause = %chain(failure),
+                cause = chain(failure),
                 "Gateway did not admit the client"
             ),
         }

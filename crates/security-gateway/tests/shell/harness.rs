@@ -238,6 +238,13 @@ pub(crate) async fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(within(stream.read(&mut byte)).await, Ok(0) | Err(_))
 }
 
+/// Whether the other end has reset the connection.
+pub(crate) async fn is_reset(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    let outcome = within(stream.read(&mut byte)).await;
+    matches!(outcome, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }

@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use crate::harness::{
-    Agent, CLIENT, OTHER_CLIENT, Site, client_hello, config, ip, is_closed, noise, read, within,
+    Agent, CLIENT, OTHER_CLIENT, Site, client_hello, config, ip, is_closed, is_reset, noise, read,
+    within,
 };
 
 const AGENT: &str = "127.0.1.1";
@@ -109,9 +110,9 @@ async fn another_name_or_another_address_is_refused() {
     let agent = Agent::start(AGENT).await;
     site.grant(CLIENT, Some("desk-1"), &agent);
     let (mut wrong_name, _) = site.greet(CLIENT, Some("desk-2")).await;
-    assert!(is_closed(&mut wrong_name).await);
+    assert!(is_reset(&mut wrong_name).await);
     let (mut wrong_address, _) = site.greet(OTHER_CLIENT, Some("desk-1")).await;
-    assert!(is_closed(&mut wrong_address).await);
+    assert!(is_reset(&mut wrong_address).await);
     let (mut unknown, _) = site.greet(OTHER_CLIENT, Some("desk-9")).await;
     assert!(is_closed(&mut unknown).await);
     assert!(agent.is_untouched().await);
