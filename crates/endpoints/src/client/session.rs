@@ -265,11 +265,16 @@ impl Signalled {
         let within = session.limits.invite;
         match session.pump(Instant::now() + within).await? {
             Pumped::Opened => Ok(session),
-            Pumped::Deadline => Err(SessionError::NoUdp {
-                invites: session.flow.invites(),
-                within,
-                refused: session.refused,
-            }),
+            Pumped::Deadline => {
+                let error = SessionError::NoUdp {
+                    invites: session.flow.invites(),
+                    within,
+                    refused: session.refused,
+                };
+                // The agent need not wait for a client that has given up.
+                session.bye().await;
+                Err(error)
+            }
             Pumped::Message(message) => Err(unasked(&message)),
         }
     }
