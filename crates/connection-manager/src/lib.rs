@@ -26,3 +26,9 @@ pub use neighbours::{
     BrokerExchange, BrokerFailure, Gateway, GatewayFailure, GrantOrder, GrantedAddress,
 };
 pub use shell::{ConnectionManager, HEALTH_PATH, LIVE_PATH};
+
+/// The fuzz target of what a request says outside its document.
+#[doc(hidden)]
+pub fn fuzz_headers(data: &[u8]) {
+    shell::arrival::fuzz_headers(data);
+}

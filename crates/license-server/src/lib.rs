@@ -25,3 +25,9 @@ pub use client::{AcquireError, AcquireRequest, Lease, LeaseClient, RenewError, R
 pub use lease_id::LeaseId;
 pub use pool::{DEFAULT_FEATURE, FeatureConfig, FeatureUsage, InvalidPool, PoolConfig};
 pub use server::{Administrator, Handle, LicenseServer, LicenseServerConfig};
+
+/// The fuzz target of requests for a lease.
+#[doc(hidden)]
+pub fn fuzz_acquire(data: &[u8]) {
+    wire::fuzz_acquire(data);
+}

@@ -7,6 +7,8 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::pool::{Claim, MAX_TEXT_BYTES};
+
 /// `POST /api/1.0/leases`
 pub(crate) const LEASES: &str = "/api/1.0/leases";
 
@@ -80,5 +82,33 @@ impl IntoResponse for Problem {
             message: self.message,
         };
         (self.status, Json(body)).into_response()
+    }
+}
+
+/// Fuzz entry: what is read as a claim is one within its limits.
+pub(crate) fn fuzz_acquire(data: &[u8]) {
+    let Ok(body) = serde_json::from_slice::<AcquireBody>(data) else {
+        return;
+    };
+    if let Ok(claim) = Claim::new(body.feature, body.holder, body.session) {
+        for text in [claim.feature(), claim.holder(), claim.session()] {
+            assert!(!text.is_empty() && text.len() <= MAX_TEXT_BYTES);
+            assert!(!text.contains(char::is_control));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_claim_makes_the_reader_panic(feature in "\\PC{0,300}", holder in any::<String>(), session in "[\\x00-\\x7f]{0,40}") {
+            let body = serde_json::json!({ "feature": feature, "holder": holder, "session": session });
+            fuzz_acquire(body.to_string().as_bytes());
+        }
     }
 }

@@ -51,6 +51,25 @@ impl Arrival {
     }
 }
 
+/// Fuzz entry: whatever the headers say, the way is bounded, ends in the client, and a stranger is believed nothing.
+///
+/// `data` is the values of `Client-Log-Id`, `X-Forwarded-For` and `Cookie`, a line each.
+pub(crate) fn fuzz_headers(data: &[u8]) {
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    let mut headers = HeaderMap::new();
+    let names = [CLIENT_LOG_ID, FORWARDED_FOR, "cookie"];
+    for (name, line) in names.into_iter().zip(data.split(|byte| *byte == b'\n')) {
+        if let Ok(value) = http::HeaderValue::from_bytes(line) {
+            headers.append(name, value);
+        }
+    }
+    let stranger = Arrival::new(PEER, &headers, &[]);
+    assert_eq!(stranger.forwarded_for, [PEER]);
+    let proxied = Arrival::new(PEER, &headers, &[IpNet::from(PEER)]);
+    assert_eq!(proxied.forwarded_for.last(), Some(&proxied.client));
+    assert!(proxied.forwarded_for.len() <= MAX_FORWARDED && proxied.keys.len() <= MAX_KEYS);
+}
+
 /// The way a request came, the client last. What a proxy says counts only when the proxy is trusted, and then up to the
 /// rightmost address that is none of the trusted ones: that is the client, and all left of it are its own words.
 fn addresses(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Vec<IpAddr> {
@@ -131,6 +150,13 @@ mod tests {
         assert_eq!(arrival.forwarded_for.last(), Some(&arrival.client));
         let way = arrival.forwarded_for.iter().map(ToString::to_string);
         way.collect::<Vec<_>>().join(" ")
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_headers_are_bounded(log_id in "\\PC{0,40}", way in "[0-9a-f.:, \\[\\]\"]{0,200}", cookie in "\\PC{0,200}") {
+            fuzz_headers(format!("{log_id}\n{way}\n{cookie}").as_bytes());
+        }
     }
 
     #[test]

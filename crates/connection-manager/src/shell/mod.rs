@@ -1,6 +1,6 @@
 //! The shell around the session machine: HTTP in, steps performed, HTTP out.
 
-mod arrival;
+pub(crate) mod arrival;
 mod body;
 mod farewell;
 mod front;

@@ -173,3 +173,54 @@ pub struct Health {
     /// Grants waiting for their client.
     pub pending_grants: usize,
 }
+
+/// Fuzz entry: a grant request that is read is written so that it reads the same.
+pub(super) fn fuzz_grant(data: &[u8]) {
+    let Some(request) = read_grant(data) else {
+        return;
+    };
+    let written = serde_json::to_vec(&GrantBody::from(&request)).unwrap_or_default();
+    assert_eq!(read_grant(&written), Some(request));
+}
+
+fn read_grant(data: &[u8]) -> Option<GrantRequest> {
+    serde_json::from_slice::<GrantBody>(data)
+        .ok()?
+        .try_into()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRANT: &str = r#"{"session":"7cd13600-b190-1039-bfc7-1c697a6f50fb","client":"198.51.100.7","server_name":"WS-17",
+        "agent":{"ip":"10.0.0.3","tcp_port":4172,"udp_port":4172},"user":"ada","desktop":"Workstation 17"}"#;
+
+    #[test]
+    fn a_grant_is_read_as_it_is_written() {
+        fuzz_grant(GRANT.as_bytes());
+        let request = read_grant(GRANT.as_bytes()).expect("a grant");
+        assert_eq!(request.server_name, ServerName::new("ws-17"));
+        for (right, wrong) in [
+            ("4172", "0"),
+            ("10.0.0.3", "0.0.0.0"),
+            ("WS-17", "\\u0000"),
+            ("ada\"", "ada\",\"x\":1"),
+        ] {
+            let changed = GRANT.replacen(right, wrong, 1);
+            assert_eq!(read_grant(changed.as_bytes()), None, "{changed}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_change_of_a_grant_makes_the_reader_panic(at in 0..GRANT.len(), byte: u8) {
+            let mut bytes = GRANT.as_bytes().to_vec();
+            bytes[at] = byte;
+            fuzz_grant(&bytes);
+        }
+    }
+}

@@ -135,3 +135,9 @@ fn problem(status: StatusCode, error: impl ToString) -> Response {
     let error = error.to_string();
     (status, Json(Problem { error })).into_response()
 }
+
+/// The fuzz target of requests for a grant.
+#[doc(hidden)]
+pub fn fuzz_grant(data: &[u8]) {
+    messages::fuzz_grant(data);
+}
