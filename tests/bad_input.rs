@@ -138,12 +138,12 @@ fn nonsense_leaves_nothing_behind() -> Result<()> {
     let metrics = metrics(console)?;
     for counter in [
         "portcullis_manager_rejects_total",
-        "portcullis_gateway_refused_total",
-        "portcullis_gateway_dropped_total",
+        "portcullis_gateway_connections_refused_total",
+        "portcullis_gateway_udp_dropped_total",
     ] {
         ensure!(
             value(&metrics, counter) > Some(0.0),
-            "{counter} counted nothing:\n{metrics}"
+            "{counter} counted nothing"
         );
     }
     demo.stop()?;

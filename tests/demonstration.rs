@@ -19,7 +19,14 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
         "demonstration::kept_for_a_client_of_its_own",
         kept_for_a_client_of_its_own,
     ),
-    ("demonstration::an_external_broker", an_external_broker),
+    (
+        "demonstration::an_external_broker_and_an_agent_elsewhere",
+        an_external_broker_and_an_agent_elsewhere,
+    ),
+    (
+        "demonstration::a_manager_behind_a_manager",
+        a_manager_behind_a_manager,
+    ),
 ];
 
 fn seven_ticked_steps() -> Result<()> {
@@ -93,9 +100,68 @@ fn kept_for_a_client_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// Another process as the broker, and the agent at an address of its own, on the port agents have.
+fn an_external_broker_and_an_agent_elsewhere() -> Result<()> {
+    const AGENT: &str = "127.0.0.5";
+    let folder = tempfile::tempdir()?;
+    let password = folder.path().join("password");
+    fs::write(&password, "a password of its own")?;
+    let hash = portcullis(&["hash-password", "--password-file"])
+        .arg(&password)
+        .output()?;
+    let file = folder.path().join("broker.toml");
+    fs::write(
+        &file,
+        format!(
+            "[broker]\nlisten = \"127.0.0.1:0\"\n[[broker.user]]\nname = \"grace\"\npassword_hash = \"{}\"\n\
+             [[broker.desktop]]\nid = \"1\"\nname = \"Elsewhere\"\naddress = \"{AGENT}\"\n\
+             [[broker.entitlement]]\nuser = \"grace\"\ndesktop = \"1\"\n",
+            String::from_utf8(hash.stdout)?.trim()
+        ),
+    )?;
+    let mut broker = Process::start({
+        let mut command = portcullis(&["serve", "--json", "--config"]);
+        command.arg(&file);
+        command
+    })?;
+    let url = format!(
+        "https://{}",
+        broker.next_json()?["broker"]
+            .as_str()
+            .context("no broker")?
+    );
+    let mut command = portcullis(&[
+        "demo",
+        "--json",
+        "--seconds",
+        "1",
+        "--broker-url",
+        &url,
+        "--user",
+        "grace",
+    ]);
+    command
+        .args([
+            "--agent-listen",
+            &format!("{AGENT}:60443"),
+            "--password-file",
+        ])
+        .arg(&password);
+    let finished = Process::start(command)?.finish()?;
+    let report = finished.last_json()?;
+    ensure!(finished.status.success(), "{report}\n{}", finished.log);
+    ensure!(report["desktop"] == "Elsewhere", "{report}");
+    succeeded(&report)?;
+    ensure!(
+        broker.stop()?.status.success(),
+        "the broker did not end well"
+    );
+    Ok(())
+}
+
 /// One demonstration's front door as the broker of another: a Connection Manager behind a Connection Manager is refused, and
 /// says so, instead of going round in circles.
-fn an_external_broker() -> Result<()> {
+fn a_manager_behind_a_manager() -> Result<()> {
     let mut inner = Process::start(portcullis(&["demo", "--keep", "--json"]))?;
     let url = inner.next_json()?["front_door"]
         .as_str()

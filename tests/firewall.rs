@@ -42,7 +42,7 @@ fn without(missing: &str, failing_step: u64, named: &str) -> Result<()> {
         .collect();
     ensure!(rows.len() == TABLE.len() - 1, "no row {missing:?}");
     let mut site = Site::new(&rows)?;
-    site.start_back_office()?;
+    site.start_back_office(1)?;
     site.serve(
         "gateway",
         GATEWAY,
@@ -50,7 +50,7 @@ fn without(missing: &str, failing_step: u64, named: &str) -> Result<()> {
             "[connection_manager]\nlisten = \"{GATEWAY}:443\"\ncertificate = \"gateway.pem\"\nkey = \"gateway.key\"\n\
              broker_url = \"https://{BROKER}\"\nbroker_trust = {{ ca = \"ca.pem\" }}\nbroker_wait_seconds = 5\n\
              agent_wait_seconds = 5\nlicense_servers = [\"7071@10.77.3.4\"]\n\
-             [security_gateway]\npublic_addresses = [\"{GATEWAY}\"]\nidle_seconds = 20\ntcp_grace_seconds = 1\n[console]\n"
+             [security_gateway]\npublic_addresses = [\"{GATEWAY}\"]\nidle_seconds = 20\ntcp_grace_seconds = 1\ngrant_seconds = 5\n[console]\n"
         ),
     )?;
     let (report, finished) = site.connect(GATEWAY, 1)?;

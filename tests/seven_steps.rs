@@ -14,23 +14,18 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("seven_steps::the_table_is_enough", the_table_is_enough),
     ("seven_steps::roles_apart", roles_apart),
     ("seven_steps::lan", lan),
+    (
+        "seven_steps::an_empty_pool_of_licences",
+        an_empty_pool_of_licences,
+    ),
 ];
 
 /// Through the gateway, with nothing open but the table's rows; each row is used, nothing else is tried, and afterwards
 /// nothing is left.
 fn the_table_is_enough() -> Result<()> {
     let mut site = Site::new(&TABLE)?;
-    site.start_back_office()?;
-    site.serve(
-        "gateway",
-        GATEWAY,
-        &format!(
-            "[connection_manager]\nlisten = \"{GATEWAY}:443\"\ncertificate = \"gateway.pem\"\nkey = \"gateway.key\"\n\
-             broker_url = \"https://{BROKER}\"\nbroker_trust = {{ ca = \"ca.pem\" }}\n\
-             license_servers = [\"7071@10.77.3.4\"]\n\
-             [security_gateway]\nlisten = \"0.0.0.0:4172\"\npublic_addresses = [\"{GATEWAY}\"]\n[console]\n"
-        ),
-    )?;
+    site.start_back_office(1)?;
+    site.serve("gateway", GATEWAY, &gateway_host("7071@10.77.3.4"))?;
     let before = site.file_descriptors("gateway")?;
     let (report, _) = site.connect(GATEWAY, 2)?;
     all_seven(&report)?;
@@ -88,7 +83,7 @@ fn roles_apart() -> Result<()> {
         4173,
     ));
     let mut site = Site::new(&rows)?;
-    site.start_back_office()?;
+    site.start_back_office(1)?;
     site.serve(
         "gateway",
         GATEWAY,
@@ -135,7 +130,7 @@ fn lan() -> Result<()> {
         row("client to agent, control", CLIENT, None, AGENT, "tcp", 4172),
     ];
     let mut site = Site::new(&rows)?;
-    site.start_back_office()?;
+    site.start_back_office(1)?;
     site.serve(
         "gateway",
         GATEWAY,
@@ -158,6 +153,37 @@ fn lan() -> Result<()> {
         "something tried to pass outside the table"
     );
     no_secret_in(site.stop()?)
+}
+
+/// Without a free licence the user is told so, and neither session nor grant stays behind.
+fn an_empty_pool_of_licences() -> Result<()> {
+    let mut site = Site::new(&TABLE)?;
+    site.start_back_office(0)?;
+    site.serve("gateway", GATEWAY, &gateway_host("7071@10.77.3.4"))?;
+    let (report, finished) = site.connect(GATEWAY, 1)?;
+    ensure!(
+        !finished.status.success() && report["ok"] == false,
+        "{report}"
+    );
+    ensure!(report["result_id"] == "ALLOC_FAILED_NO_LICENSE", "{report}");
+    ensure!(
+        report["server_text"]
+            .as_str()
+            .is_some_and(|text| text.contains("licence")),
+        "{report}"
+    );
+    left_nothing(&site)?;
+    no_secret_in(site.stop()?)
+}
+
+/// Connection Manager and Security Gateway on one host, as the mission's table has them.
+fn gateway_host(license_server: &str) -> String {
+    format!(
+        "[connection_manager]\nlisten = \"{GATEWAY}:443\"\ncertificate = \"gateway.pem\"\nkey = \"gateway.key\"\n\
+         broker_url = \"https://{BROKER}\"\nbroker_trust = {{ ca = \"ca.pem\" }}\n\
+         license_servers = [\"{license_server}\"]\n\
+         [security_gateway]\nlisten = \"0.0.0.0:4172\"\npublic_addresses = [\"{GATEWAY}\"]\n[console]\n"
+    )
 }
 
 /// All seven steps hold, and every packet of the stream arrived.

@@ -155,13 +155,13 @@ impl Site {
         })
     }
 
-    /// Starts what is not under test: licence server, desktop and broker.
-    pub(crate) fn start_back_office(&mut self) -> Result<()> {
+    /// Starts what is not under test: a server with so many licences, desktop and broker.
+    pub(crate) fn start_back_office(&mut self, licenses: u32) -> Result<()> {
         self.serve(
             "licenses",
             LICENSES,
             &format!("[license_server]\nlisten = \"{LICENSES}:7071\"\ncertificate = \"licenses.pem\"\nkey = \"licenses.key\"\n\
-                      features = {{ Agent-Session = 1 }}\n[console]\n"),
+                      features = {{ Agent-Session = {licenses} }}\n[console]\n"),
         )?;
         let ca = self.path("ca.pem");
         let mut agent = self.lab.command("agent", PORTCULLIS);

@@ -40,9 +40,11 @@ impl Broker for InProcessBroker {
                 | HandleError::UnknownMessage { .. } => BrokerFailure::Refused {
                     status: OUT_OF_ORDER,
                 },
-                _ => BrokerFailure::Refused {
-                    status: UNAVAILABLE,
-                },
+                HandleError::TooManySessions | HandleError::Random(_) | _ => {
+                    BrokerFailure::Refused {
+                        status: UNAVAILABLE,
+                    }
+                }
             })?;
             if let Some(session) = answer.session {
                 cookies.set(SESSION, &session.expose());
@@ -95,7 +97,9 @@ impl Gateway for RemoteGateway {
                 .map(address)
                 .map_err(|error| match error {
                     AuthorizeError::Refused(refusal) => failure(refusal),
-                    error => GatewayFailure::Unreachable(error.into()),
+                    error @ (AuthorizeError::Link(_) | _) => {
+                        GatewayFailure::Unreachable(error.into())
+                    }
                 })
         })
     }
@@ -133,6 +137,6 @@ fn failure(refusal: GrantRefusal) -> GatewayFailure {
         GrantRefusal::Ambiguous => GatewayFailure::Ambiguous,
         GrantRefusal::Full => GatewayFailure::Full,
         GrantRefusal::Draining => GatewayFailure::Draining,
-        other => GatewayFailure::Refused(other.into()),
+        other @ (GrantRefusal::AddressFamily | _) => GatewayFailure::Refused(other.into()),
     }
 }

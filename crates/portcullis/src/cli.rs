@@ -58,6 +58,12 @@ pub(crate) struct Demo {
     /// Ask this external broker instead of the embedded one. The demonstration believes the certificate it shows first.
     #[arg(long, value_name = "URL")]
     pub(crate) broker_url: Option<String>,
+    /// User of the external broker; the embedded one has a made-up user.
+    #[arg(long, requires = "broker_url", value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// File with that user's password.
+    #[arg(long, requires = "broker_url", value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
     /// Where the reference agent listens for the Connection Manager.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) agent_listen: Option<SocketAddr>,

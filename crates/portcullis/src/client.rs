@@ -120,6 +120,6 @@ fn show(event: &StepEvent) -> Result<()> {
         StepEvent::Streaming(time) => {
             terminal::line(&format!("    streaming for {} s", time.as_secs()))
         }
-        _ => Ok(()),
+        StepEvent::Started { .. } | _ => Ok(()),
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         BrokerChoice, BrokerSection, Config, ConsoleSection, GatewayChoice, GatewaySection,
         LicenseSection, LogFormat, ManagerSection,
     },
-    logging,
+    logging, password,
     roles::{Roles, milliseconds_since},
     terminal,
 };
@@ -77,7 +77,10 @@ struct Demonstration {
     roles: Roles,
     agent: AgentHandle,
     authority: Authority,
+    user: String,
     password: SecretString,
+    /// The desktop of the embedded broker; an external one has its own.
+    desktop: Option<&'static str>,
     front_door: String,
     ready_ms: f64,
 }
@@ -113,7 +116,10 @@ impl Demonstration {
 
     async fn try_start(arguments: &Demo, started: Instant) -> Result<Self> {
         let authority = Authority::generate("Portcullis demonstration")?;
-        let password = SecretString::from(Uuid::new_v4().simple().to_string());
+        let password = match &arguments.password_file {
+            Some(path) => password::read_file(path)?,
+            None => SecretString::from(Uuid::new_v4().simple().to_string()),
+        };
         let agent = start_agent(arguments, &authority).await?;
         let config = config(arguments, &authority, &password, agent.addresses().control);
         let roles = match config {
@@ -138,7 +144,9 @@ impl Demonstration {
             roles,
             agent,
             authority,
+            user: arguments.user.clone().unwrap_or_else(|| USER.to_owned()),
             password,
+            desktop: arguments.broker_url.is_none().then_some(DESKTOP),
             front_door,
             ready_ms: milliseconds_since(started),
         })
@@ -165,10 +173,10 @@ impl Demonstration {
         let kept = Kept {
             front_door: &self.front_door,
             ca: ca.display().to_string(),
-            user: USER,
+            user: &self.user,
             password: self.password.expose_secret(),
             password_file: password_file.display().to_string(),
-            desktop: DESKTOP,
+            desktop: self.desktop.unwrap_or_default(),
             gateway,
             agent: addresses.control.to_string(),
             agent_data: addresses.data.to_string(),
@@ -199,15 +207,18 @@ impl Demonstration {
 
     /// Takes a user through the seven steps.
     async fn show(&self, arguments: &Demo) -> Result<ExitCode> {
-        let mut config = ClientConfig::new(self.front_door.parse()?, USER, self.password.clone());
+        let mut config =
+            ClientConfig::new(self.front_door.parse()?, &self.user, self.password.clone());
         config.trust = Trust::Authorities(vec![self.authority.certificate()]);
         config.stream = Duration::from_secs(arguments.seconds);
-        if arguments.broker_url.is_none() {
-            config.desktop = Some(DESKTOP.to_owned());
-        }
+        config.desktop = self.desktop.map(str::to_owned);
         if !arguments.json {
             self.introduce()?;
-            terminal::line(&format!("\n{USER} asks for {DESKTOP}\n"))?;
+            let wanted = config
+                .desktop
+                .as_deref()
+                .unwrap_or("the first desktop of the list");
+            terminal::line(&format!("\n{} asks for {wanted}\n", self.user))?;
         }
         let report = client::watch(config, arguments.json).await?;
         if arguments.json {

@@ -1,9 +1,8 @@
 //! The `portcullis` command: reads the command line and the configuration, and starts what they ask for.
 
 #![expect(
-    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command talks to its terminal"
+    reason = "a command tells its errors to its terminal"
 )]
 
 mod adapters;

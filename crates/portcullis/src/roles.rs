@@ -59,6 +59,22 @@ pub(crate) struct Addresses {
     pub(crate) console: Option<SocketAddr>,
 }
 
+impl Addresses {
+    /// Those in use, with their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        [
+            ("connection_manager", self.connection_manager),
+            ("security_gateway", self.security_gateway),
+            ("security_gateway_control", self.security_gateway_control),
+            ("broker", self.broker),
+            ("license_server", self.license_server),
+            ("console", self.console),
+        ]
+        .into_iter()
+        .filter_map(|(role, address)| Some((role, address?)))
+    }
+}
+
 /// What ends together.
 struct Stage {
     name: &'static str,
@@ -345,7 +361,6 @@ impl Building {
             .tasks
             .spawn(async move { manager.run(shutdown).await });
         self.addresses.connection_manager = Some(address);
-        info!(%address, "Connection Manager ready");
         self.ends_before_the_rest(stage);
         Ok(())
     }

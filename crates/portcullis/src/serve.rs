@@ -75,7 +75,10 @@ async fn serve(config: Config, json: bool, started: Instant) -> Result<ExitCode>
         ms: milliseconds_since(started),
         addresses: &roles.addresses,
     };
-    info!(addresses = ?roles.addresses, milliseconds = ready.ms, "Ready");
+    for (role, address) in roles.addresses.iter() {
+        info!(role, %address, "Listening");
+    }
+    info!(milliseconds = ready.ms, "Ready");
     if json {
         terminal::json(&ready)?;
     }

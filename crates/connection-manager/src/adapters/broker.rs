@@ -7,7 +7,10 @@ use http::{HeaderMap, Uri, header, uri::PathAndQuery};
 use portcullis_https::{Client, ClientOptions, Identity, Trust, identity::IssueError};
 use portcullis_protocol::{
     LogId,
-    broker::{Bye, ClientInfo, Envelope, Hello, PATH, PROBE_PRODUCT, Request, Response, Root},
+    broker::{
+        Bye, ClientInfo, Envelope, Hello, PATH, PROBE_PRODUCT, RESPONSE_LIMITS, Request, Response,
+        Root,
+    },
 };
 use thiserror::Error;
 
@@ -82,6 +85,7 @@ impl HttpsBroker {
         let limits = ClientOptions {
             connect: options.connect,
             total: options.wait,
+            body_bytes: RESPONSE_LIMITS.bytes,
             ..ClientOptions::default()
         };
         Ok(Self {

@@ -288,6 +288,10 @@ pub struct AgentStats {
     pub launches_refused: u64,
     /// Refused or broken-off TCP 4172 connections since the start.
     pub connections_refused: u64,
+    /// UDP packets sent since the start.
+    pub packets_sent: u64,
+    /// UDP packets with a known SPI received since the start, authentic or not.
+    pub packets_received: u64,
     /// UDP packets dropped because their SPI is unknown.
     pub dropped_unknown_spi: u64,
     /// UDP packets dropped because they were not authentic, too old or seen before, over sessions that have ended.

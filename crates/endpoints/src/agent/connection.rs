@@ -398,6 +398,10 @@ impl Session {
             };
             // A packet the system refuses to send is a lost packet like any other, and shows as such.
             let _ = self.shared.udp.send_to(packet, to).await;
+            self.shared
+                .counters
+                .packets_sent
+                .fetch_add(1, Ordering::Relaxed);
         }
         true
     }

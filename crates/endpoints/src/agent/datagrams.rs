@@ -56,6 +56,10 @@ fn dispatch(shared: &Shared, datagram: Option<&mut [u8]>, from: SocketAddr) {
             .fetch_add(1, Ordering::Relaxed);
         return;
     };
+    shared
+        .counters
+        .packets_received
+        .fetch_add(1, Ordering::Relaxed);
     let opened = flow.lock().handle_datagram(datagram, from, Instant::now());
     flow.wake.notify_one();
     if opened {

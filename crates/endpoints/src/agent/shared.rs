@@ -59,6 +59,8 @@ pub(crate) struct Counters {
     pub(crate) launched: AtomicU64,
     pub(crate) launches_refused: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
+    pub(crate) packets_sent: AtomicU64,
+    pub(crate) packets_received: AtomicU64,
     pub(crate) dropped_unknown_spi: AtomicU64,
     pub(crate) dropped_rejected: AtomicU64,
     pub(crate) leases: AtomicU64,
@@ -360,6 +362,8 @@ impl Shared {
             launched: read(&self.counters.launched),
             launches_refused: read(&self.counters.launches_refused),
             connections_refused: read(&self.counters.connections_refused),
+            packets_sent: read(&self.counters.packets_sent),
+            packets_received: read(&self.counters.packets_received),
             dropped_unknown_spi: read(&self.counters.dropped_unknown_spi),
             dropped_rejected: read(&self.counters.dropped_rejected),
         }

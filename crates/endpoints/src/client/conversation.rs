@@ -13,14 +13,14 @@ use http::{
 use portcullis_https::{Client as HttpsClient, ClientOptions, SendError, identity::IssueError};
 use portcullis_protocol::{
     LogId,
-    broker::{Envelope, PATH, ParseMessageError, Request, Response},
+    broker::{Envelope, PATH, ParseMessageError, RESPONSE_LIMITS, Request, Response},
 };
 use thiserror::Error;
 
 use super::config::{ClientConfig, ServerUrl};
 
 /// Largest answer, in bytes: the XML limit of the protocol crate.
-const ANSWER_BYTES: usize = 64 * 1024;
+const ANSWER_BYTES: usize = RESPONSE_LIMITS.bytes;
 /// Cookies kept: a session's own and those of load balancers.
 const MAX_COOKIES: usize = 16;
 /// Longest cookie kept, name and value, in bytes.

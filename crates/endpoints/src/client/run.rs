@@ -394,9 +394,8 @@ impl<'a> Run<'a> {
         self.account(&session);
         match account {
             Ok(account) => {
-                let received = session.flow().received();
                 self.report.udp = Udp {
-                    down: UdpDirection::new(account.agent.sent, received),
+                    down: UdpDirection::new(account.agent.sent, account.received),
                     up: UdpDirection::new(account.sent, account.agent.received),
                 };
                 self.report.ok = self.report.steps.iter().all(|step| step.ok);

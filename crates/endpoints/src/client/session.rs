@@ -16,7 +16,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::config::{AgentCertificate, ClientConfig};
 use crate::{
     esp::Spi,
-    flow::{ClientFlow, MTU_RANGE, Terms},
+    flow::{ClientFlow, MTU_RANGE, Received, Terms},
     signalling::{
         Accepted, AgentMessage, Bye, ByeReason, ClientMessage, Connect, MessageStream,
         ReceiveError, RefusalReason, Stop, Stopped,
@@ -145,8 +145,10 @@ pub struct Session {
 pub struct Account {
     /// What the agent says.
     pub agent: Stopped,
-    /// What the client sent.
+    /// Packets the client sent.
     pub sent: u64,
+    /// What reached the client.
+    pub received: Received,
 }
 
 /// What ended a stretch of pumping.
@@ -263,11 +265,16 @@ impl Signalled {
         let within = session.limits.invite;
         match session.pump(Instant::now() + within).await? {
             Pumped::Opened => Ok(session),
-            Pumped::Deadline => Err(SessionError::NoUdp {
-                invites: session.flow.invites(),
-                within,
-                refused: session.refused,
-            }),
+            Pumped::Deadline => {
+                let error = SessionError::NoUdp {
+                    invites: session.flow.invites(),
+                    within,
+                    refused: session.refused,
+                };
+                // The agent need not wait for a client that has given up.
+                session.bye().await;
+                Err(error)
+            }
             Pumped::Message(message) => Err(unasked(&message)),
         }
     }
@@ -315,7 +322,11 @@ impl Session {
                 Pumped::Message(message) => return Err(unasked(&message)),
             }
         }
-        Ok(Account { agent, sent })
+        Ok(Account {
+            agent,
+            sent,
+            received: self.flow.received(),
+        })
     }
 
     /// Says good-bye and waits, for a moment, until the agent has closed too: by then it has let go of everything.
@@ -379,22 +390,29 @@ impl Session {
         true
     }
 
-    /// Takes a datagram and those that wait behind it. Returns whether the flow was opened.
+    /// Takes a datagram and those that wait behind it, up to [`BURST`]. Returns whether the flow was opened.
     fn take(&mut self, first: io::Result<usize>) -> bool {
-        let mut next = first;
-        let mut opened = false;
-        for _ in 0..BURST {
-            match next {
-                Ok(length) => {
-                    let datagram = self.datagram.get_mut(..length).unwrap_or_default();
-                    opened |= self.flow.handle_datagram(datagram, Instant::now());
-                }
+        let mut opened = self.take_one(first);
+        for _ in 1..BURST {
+            match self.udp.try_recv(&mut self.datagram) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => self.note(&error),
+                taken => opened |= self.take_one(taken),
             }
-            next = self.udp.try_recv(&mut self.datagram);
         }
         opened
+    }
+
+    fn take_one(&mut self, taken: io::Result<usize>) -> bool {
+        match taken {
+            Ok(length) => {
+                let datagram = self.datagram.get_mut(..length).unwrap_or_default();
+                self.flow.handle_datagram(datagram, Instant::now())
+            }
+            Err(error) => {
+                self.note(&error);
+                false
+            }
+        }
     }
 
     fn note(&mut self, error: &io::Error) {

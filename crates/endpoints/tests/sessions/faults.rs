@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_endpoints::{
     AgentConfig, Report,
-    agent::{AgentEvent, Faults, LaunchFault, LaunchRefusal},
+    agent::{AgentEvent, EndReason, Faults, LaunchFault, LaunchRefusal},
     client::ClientConfig,
 };
 use portcullis_https::Authority;
@@ -122,7 +122,7 @@ async fn a_mute_tcp_port_is_named() {
 
 #[tokio::test]
 async fn udp_that_never_comes_is_named() {
-    let site = with_faults(Faults {
+    let mut site = with_faults(Faults {
         deaf_udp: true,
         ..Faults::default()
     })
@@ -130,6 +130,18 @@ async fn udp_that_never_comes_is_named() {
     let report = site.connect(hasty(&site)).await;
     failed_at_7(&report, &["TCP came, UDP never did", "UDP 4172", "blocked"]);
     assert!(report.license.is_some());
+    // The client said good-bye, so the desktop is free at once.
+    assert_eq!(site.agent.stats().disconnected, 0);
+    site.event(|event| {
+        matches!(
+            event,
+            AgentEvent::Ended {
+                reason: EndReason::Bye,
+                ..
+            }
+        )
+    })
+    .await;
     site.stop().await;
 }
 

@@ -5,9 +5,15 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use portcullis_endpoints::{Client, Report};
 use portcullis_https::{Authority, Trust};
-use portcullis_protocol::{LogId, broker::Target};
+use portcullis_protocol::{
+    LogId,
+    broker::{RESPONSE_LIMITS, Target},
+};
 
 use crate::site::{DESKTOP, Site};
+
+/// One byte more than any answer may have.
+const TOO_LONG: &[u8] = &[b'x'; RESPONSE_LIMITS.bytes + 1];
 
 fn first_failure(report: &Report) -> u8 {
     assert!(!report.ok);
@@ -160,7 +166,7 @@ async fn unusable_answers_fail_the_step_and_say_so() {
             (StatusCode::OK, b"<html>", "not the broker protocol"),
             (StatusCode::OK, b"", "not the broker protocol"),
             (StatusCode::OK, other, "bye-resp"),
-            (StatusCode::OK, &[b'x'; 70_000], "longer than"),
+            (StatusCode::OK, TOO_LONG, "longer than"),
         ] {
             site.manners(|manners| manners.instead = Some((message, status, body)));
             let report = site.connect(site.client()).await;

@@ -5,15 +5,15 @@ use std::time::Duration;
 use portcullis_endpoints::{
     Client,
     agent::{AgentEvent, AgentStats, EndReason},
-    client::{AgentCertificate, Stage, StepEvent, report::STEPS},
-    load::Load,
+    client::{AgentCertificate, Signalled, Stage, StepEvent, report::STEPS},
+    load::{Downstream, Load, PacketLoad},
     signalling::{Cipher, License},
 };
 use portcullis_https::{Authority, Trust};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::site::{DESKTOP, HOSTNAME, Manners, Site, USER, agent_config};
+use crate::site::{DESKTOP, HOSTNAME, Manners, Site, USER, agent_config, until};
 
 #[tokio::test]
 async fn all_seven_hold_and_nothing_is_lost() {
@@ -73,9 +73,32 @@ async fn all_seven_hold_and_nothing_is_lost() {
         site.agent.stats(),
         AgentStats {
             launched: 1,
+            packets_sent: report.udp.down.sent,
+            packets_received: report.udp.up.received,
             ..AgentStats::default()
         }
     );
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn packets_that_wait_for_a_busy_client_are_not_lost() {
+    let site = Site::plain().await;
+    let mut config = site.client();
+    config.load.down = Downstream::Packets(PacketLoad {
+        pps: 1000,
+        bytes: 20,
+    });
+    let target = site.launch(USER).await;
+    let signalled = Signalled::open(&target, &config).await.unwrap();
+    let mut session = signalled.invite().await.unwrap();
+    // More than the client takes at once.
+    until(|| site.agent.stats().packets_sent > 150).await;
+    let account = session.stop().await.unwrap();
+    assert!(account.agent.sent > 150);
+    assert_eq!(account.received.packets, account.agent.sent);
+    assert_eq!(account.agent.received.packets, account.sent);
+    session.bye().await;
     site.stop().await;
 }
 

@@ -165,11 +165,19 @@ impl Session {
         self.tcp.is_open() && !self.binding.is_some_and(|binding| binding.confirmed)
     }
 
-    /// Until when a client that lost its control connection may come back; `None` while it has one, or may not.
+    /// Until when a client that lost its control connection may come back; `None` while it has one, or may not. Before the agent has
+    /// ever answered over UDP, the client has the grant's whole window for another try, for clients retry; a session that stood has
+    /// the grace, so that one that ended well does not linger for most of a minute.
     pub(crate) fn reattach_until(&self, limits: &Limits) -> Option<Instant> {
         match self.tcp {
             Tcp::Closed { at, .. } if self.may_reattach => {
-                Some(after(at, limits.tcp_closed_grace).max(self.grant_expires))
+                let grace = after(at, limits.tcp_closed_grace);
+                let stood = self.flows.down.packets > 0;
+                Some(if stood {
+                    grace
+                } else {
+                    grace.max(self.grant_expires)
+                })
             }
             Tcp::Closed { .. } | Tcp::Connecting { .. } | Tcp::Live { .. } => None,
         }

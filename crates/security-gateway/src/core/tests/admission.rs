@@ -168,6 +168,22 @@ fn a_client_may_come_back_within_the_grant_window() {
 }
 
 #[test]
+fn a_session_that_stood_lives_no_longer_than_the_grace() {
+    let mut bench = Bench::new(UpstreamPorts::Shared);
+    let session = bench.session(CLIENT, "desk-1", agent(1));
+    bench.up(CLIENT, 4000).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
+    bench.gateway.handle_tcp_closed(session, bench.now);
+    bench.pass(secs(14));
+    assert_eq!(bench.gateway.session_count(), 1);
+    bench.pass(secs(1));
+    assert_eq!(bench.gateway.session_count(), 0);
+    assert!(bench.hello(CLIENT, Some("desk-1")).is_err());
+}
+
+#[test]
 fn a_client_may_come_back_within_the_grace() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     let session = bench.session(CLIENT, "desk-1", agent(1));
