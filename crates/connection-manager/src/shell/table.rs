@@ -421,8 +421,8 @@ mod tests {
         bench.assert_consistent(0);
     }
 
-    #[test]
-    fn aliases_follow_their_session() {
+    #[tokio::test]
+    async fn aliases_follow_their_session() {
         let bench = Bench::new(10);
         let address: IpAddr = [192, 0, 2, 1].into();
         let alias = (LogId::random(), address);
@@ -436,6 +436,16 @@ mod tests {
         drop(found);
         let found = bench.table.find_alias(other).expect("it is there");
         assert_eq!(found.key(), second, "the later one took it over");
+        drop(found);
+        let lease = bench.table.find(first).expect("it is there");
+        lease.lock().await.end();
+        drop(lease);
+        let found = bench.table.find_alias(other).expect("it is there");
+        assert_eq!(
+            found.key(),
+            second,
+            "the earlier one does not take it along"
+        );
         drop(found);
         bench.table.sweep(bench.now + Duration::from_secs(60));
         assert!(bench.table.find_alias(other).is_none());

@@ -486,6 +486,51 @@ async fn a_lost_cookie_can_be_made_up_by_log_id_and_address_if_allowed() {
 }
 
 #[tokio::test]
+async fn a_second_hello_can_bring_another_log_id() {
+    let front = Front::with(ManagerConfig {
+        client_log_id_fallback: true,
+        ..ManagerConfig::default()
+    })
+    .await;
+    let mut caller = front.caller().await;
+    caller.headers = format!("Client-Log-Id: {LOG_ID}\r\n");
+    caller.ok(documents::HELLO).await;
+    let other = "11111111-1111-1111-1111-111111111111";
+    caller.headers = format!("Client-Log-Id: {other}\r\n");
+    caller.ok(documents::HELLO).await;
+    assert_eq!(front.broker.last().log_id.to_string(), other);
+    caller.cookie = None;
+    let password = documents::password("ada", "correct horse");
+    caller.headers = format!("Client-Log-Id: {LOG_ID}\r\n");
+    assert_eq!(
+        caller.post(&password).await.status,
+        500,
+        "the old id names nobody"
+    );
+    caller.headers = format!("Client-Log-Id: {other}\r\n");
+    caller.ok(&password).await;
+}
+
+#[tokio::test]
+async fn the_gateway_admits_the_address_the_client_had_last() {
+    let front = Front::with(ManagerConfig {
+        trusted_proxies: vec!["127.0.0.1/32".parse().unwrap()],
+        ..ManagerConfig::default()
+    })
+    .await;
+    let mut caller = front.caller().await;
+    caller.headers = "X-Forwarded-For: 198.51.100.7\r\n".into();
+    caller.ok(documents::HELLO).await;
+    caller
+        .ok(&documents::password("ada", "correct horse"))
+        .await;
+    caller.headers = "X-Forwarded-For: 198.51.100.8\r\n".into();
+    caller.ok(documents::ALLOCATE).await;
+    let client = front.gateway.orders.lock().unwrap()[0].client;
+    assert_eq!(client.to_string(), "198.51.100.8");
+}
+
+#[tokio::test]
 async fn the_nil_log_id_names_nobody() {
     let front = Front::with(ManagerConfig {
         client_log_id_fallback: true,

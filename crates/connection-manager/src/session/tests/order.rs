@@ -470,6 +470,17 @@ fn a_busy_session_without_a_desktop_ends_after_its_life_time() {
 }
 
 #[test]
+fn a_second_hello_starts_a_new_life_time() {
+    let mut bench = Bench::authenticated(true);
+    for _ in 0..7 {
+        bench.now += Duration::from_secs(8 * 60);
+        bench.hello();
+    }
+    let idle = bench.now + Duration::from_secs(10 * 60);
+    assert_eq!(bench.session.poll_timeout(), Some(idle));
+}
+
+#[test]
 fn a_session_with_its_desktop_only_ends_idle() {
     let mut bench = Bench::authorizing();
     bench.now += Duration::from_secs(3600);
