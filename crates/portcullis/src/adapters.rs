@@ -69,11 +69,8 @@ impl Gateway for InProcessGateway {
         &self,
         order: GrantOrder,
     ) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
-        let granted = self
-            .0
-            .authorize(request(order))
-            .map(address)
-            .map_err(failure);
+        let granted = request(order)
+            .and_then(|request| self.0.authorize(request).map(address).map_err(failure));
         Box::pin(async move { granted })
     }
 
@@ -92,7 +89,7 @@ impl Gateway for RemoteGateway {
     ) -> BoxFuture<'_, Result<GrantedAddress, GatewayFailure>> {
         Box::pin(async move {
             self.0
-                .authorize(&request(order))
+                .authorize(&request(order)?)
                 .await
                 .map(address)
                 .map_err(|error| match error {
@@ -109,11 +106,20 @@ impl Gateway for RemoteGateway {
     }
 }
 
-fn request(order: GrantOrder) -> GrantRequest {
-    GrantRequest {
+/// A server name no ClientHello could be matched with is refused here, where the user can be told.
+fn request(order: GrantOrder) -> Result<GrantRequest, GatewayFailure> {
+    let server_name = order
+        .server_name
+        .map(|name| {
+            ServerName::new(&name).ok_or_else(|| {
+                GatewayFailure::Refused(format!("{name:?} is no server name").into())
+            })
+        })
+        .transpose()?;
+    Ok(GrantRequest {
         log_id: order.log_id,
         client: order.client,
-        server_name: order.server_name.as_deref().and_then(ServerName::new),
+        server_name,
         agent: AgentEndpoint {
             ip: order.agent,
             tcp_port: order.tcp_port,
@@ -121,7 +127,7 @@ fn request(order: GrantOrder) -> GrantRequest {
         },
         user: order.user,
         desktop: order.desktop,
-    }
+    })
 }
 
 fn address(granted: Granted) -> GrantedAddress {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use portcullis_broker::{
     Argon2Params, DesktopConfig, Directory, EntitlementConfig, UserConfig, hash_password,
 };
+use portcullis_connection_manager::AgentAddressRule;
 use portcullis_endpoints::{Agent, AgentConfig, AgentHandle, ClientConfig, agent::LicensePolicy};
 use portcullis_https::{Authority, Trust};
 use portcullis_license_server::DEFAULT_FEATURE;
@@ -323,6 +324,7 @@ fn config(
             identity: Some(identity.clone()),
             agent_trust: Trust::OnFirstUse,
             agent_port: agent.port(),
+            agent_address: AgentAddressRule::AsDialled,
             agent_wait: AGENT_WAIT,
             gateway: if arguments.lan {
                 GatewayChoice::Off

@@ -1,6 +1,10 @@
 //! Starts the roles a configuration asks for, wires them to each other, and ends them in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::{BoxFuture, select_all};
@@ -33,6 +37,9 @@ use crate::{
 
 /// The application protocol of every HTTPS server here; HTTP/2 is never offered, since clients of this protocol break on it.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// Time beyond the longest leg in which a request is still answered with that leg's own failure.
+const LEG_MARGIN: Duration = Duration::from_secs(2);
 
 /// Roles that run.
 pub(crate) struct Roles {
@@ -272,6 +279,11 @@ impl Building {
         section: ManagerSection,
         embedded: Option<EmbeddedBroker>,
     ) -> Result<()> {
+        let defaults = ManagerConfig::default();
+        let broker_wait = match &section.broker {
+            BrokerChoice::Embedded => defaults.broker_wait,
+            BrokerChoice::External { wait, .. } => *wait,
+        };
         let broker: Arc<dyn Broker> = match section.broker {
             BrokerChoice::Embedded => Arc::new(InProcessBroker(
                 embedded.context("no [broker] section for the embedded broker")?,
@@ -334,12 +346,18 @@ impl Building {
                 pcm_info,
                 license_servers: section.license_servers,
                 agent_port: section.agent_port,
+                agent_address: section.agent_address,
                 agent_wait: section.agent_wait,
+                broker_wait,
+                // One leg must not be cut off by the limit of all together.
+                answer_within: defaults
+                    .answer_within
+                    .max(broker_wait.max(section.agent_wait) + LEG_MARGIN),
                 chunked_replies: section.chunked_replies,
                 trusted_proxies: section.trusted_proxies,
                 client_log_id_fallback: section.client_log_id_fallback,
                 max_sessions: section.max_sessions,
-                ..ManagerConfig::default()
+                ..defaults
             },
             broker,
             agent,

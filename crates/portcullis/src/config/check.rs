@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use portcullis_broker::{
     DesktopConfig, Directory, EntitlementConfig, InvalidDirectory, UserConfig,
 };
+use portcullis_connection_manager::AgentAddressRule;
 use portcullis_https::{CertificateDer, Fingerprint, Identity, Trust, identity::read_certificates};
 use portcullis_protocol::{agent, license_path::LicensePath};
 use portcullis_security_gateway::core::DEFAULT_MAX_SESSIONS;
@@ -289,6 +290,11 @@ impl Checker {
             broker: broker?,
             agent_trust: agent_trust?,
             agent_port,
+            agent_address: match section.agent_address {
+                // A desktop must not be able to direct the gateway to another machine.
+                None | Some(file::AgentAddress::Dialled) => AgentAddressRule::AsDialled,
+                Some(file::AgentAddress::Named) => AgentAddressRule::AsNamed,
+            },
             agent_wait,
             gateway,
             license_servers,

@@ -49,6 +49,7 @@ pub(super) struct ConnectionManager {
     pub(super) broker_wait_seconds: Option<Spanned<u64>>,
     pub(super) agent_trust: Option<Spanned<Trust>>,
     pub(super) agent_port: Option<Spanned<u16>>,
+    pub(super) agent_address: Option<AgentAddress>,
     pub(super) agent_wait_seconds: Option<Spanned<u64>>,
     pub(super) security_gateway_enabled: Option<Spanned<bool>>,
     pub(super) gateway: Option<Spanned<RemoteGateway>>,
@@ -68,6 +69,14 @@ pub(super) struct ConnectionManager {
 pub(super) enum BrokerRoot {
     PcoipClient,
     PcoipBroker,
+}
+
+/// Which address is believed to be the agent's.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum AgentAddress {
+    Dialled,
+    Named,
 }
 
 /// How a server's certificate is judged.

@@ -15,6 +15,7 @@ use std::{
 
 use ipnet::IpNet;
 use portcullis_broker::Directory;
+use portcullis_connection_manager::AgentAddressRule;
 use portcullis_https::{CertificateDer, Identity, Trust};
 use portcullis_protocol::license_path::LicensePath;
 use secrecy::SecretString;
@@ -54,6 +55,7 @@ pub(crate) struct ManagerSection {
     pub(crate) broker: BrokerChoice,
     pub(crate) agent_trust: Trust,
     pub(crate) agent_port: u16,
+    pub(crate) agent_address: AgentAddressRule,
     pub(crate) agent_wait: Duration,
     pub(crate) gateway: GatewayChoice,
     pub(crate) license_servers: Vec<LicensePath>,
