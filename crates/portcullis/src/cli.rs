@@ -110,7 +110,7 @@ pub(crate) enum ClientCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
-    /// The Connection Manager, such as https://desktops.example.com.
+    /// The Connection Manager, such as `https://desktops.example.com`.
     #[arg(long, value_name = "URL")]
     pub(crate) server: String,
     /// User name; DOMAIN\user and user@domain are fine.
