@@ -25,7 +25,7 @@ use super::{
     limits::after,
     session::{EndReason, Session, SessionKey, Tcp},
 };
-use crate::core::flow::Flows;
+use crate::core::{flow::Flows, quality::Meters};
 
 /// A control connection that may be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +254,7 @@ impl Gateway {
             binding: None,
             udp_came: false,
             flows: Flows::default(),
+            meters: Meters::default(),
             may_reattach: true,
             armed: after(now, self.settings.limits.udp_idle),
         };
@@ -275,6 +276,9 @@ impl Gateway {
         let session = self.sessions.get_mut(key)?;
         session.tcp = Tcp::Connecting { since: now };
         session.tcp_client = client;
+        // The ends agree anew on keys and on the transport header.
+        session.meters.up.restart();
+        session.meters.down.restart();
         let admission = Admission {
             session: key,
             agent: session.agent,

@@ -109,6 +109,7 @@ impl Gateway {
         }
         if let Some(session) = self.sessions.bound(&from) {
             session.flows.up.record(payload.len(), now);
+            session.meters.up.record(payload, now);
             let forward = Forward {
                 session: session.key,
                 to: session.agent.udp(),
@@ -158,6 +159,7 @@ impl Gateway {
         };
         if let Some(session) = self.sessions.get_mut(key) {
             session.flows.down.record(payload.len(), now);
+            session.meters.down.record(payload, now);
         }
         self.counters.forwarded.down.record(payload.len(), now);
         Verdict::Forward(Forward { session: key, to })
@@ -211,6 +213,7 @@ impl Gateway {
             return self.dropped(DropReason::UnknownSource);
         };
         session.flows.up.record(payload.len(), now);
+        session.meters.up.record(payload, now);
         let to = session.agent.udp();
         self.counters.forwarded.up.record(payload.len(), now);
         Verdict::Forward(Forward { session: key, to })

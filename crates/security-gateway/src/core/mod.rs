@@ -13,6 +13,7 @@ mod datagram;
 mod flow;
 mod grant;
 mod limits;
+mod quality;
 mod session;
 mod sessions;
 mod timers;
@@ -40,6 +41,7 @@ pub use limits::{
     DEFAULT_GRANT_WINDOW, DEFAULT_MAX_PENDING_GRANTS, DEFAULT_MAX_SESSIONS,
     DEFAULT_TCP_CLOSED_GRACE, DEFAULT_UDP_IDLE, Limits,
 };
+pub use quality::{Qualities, Quality, SequenceCounts, SequenceTotals};
 pub use session::{EndReason, SessionKey, SessionView, TcpState};
 
 use grant::{AdmissionKey, Fate, Grant, Grants};
@@ -95,6 +97,8 @@ pub enum Event {
         lasted: Duration,
         /// What was relayed.
         totals: Flows,
+        /// How well it had come in.
+        quality: Box<Qualities>,
     },
 }
 
@@ -109,6 +113,8 @@ pub struct Gateway {
     timers: Timers,
     events: VecDeque<Event>,
     counters: Counters,
+    /// The sequence counts of sessions that have ended.
+    ended_sequences: SequenceTotals,
     /// The sendings of the last answer test, so that a verdict need not carry them.
     offers: Vec<Forward>,
 }
@@ -129,6 +135,7 @@ impl Gateway {
             timers: Timers::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            ended_sequences: SequenceTotals::default(),
             offers: Vec::with_capacity(MAX_CANDIDATES),
         }
     }
@@ -307,6 +314,16 @@ impl Gateway {
         &self.counters
     }
 
+    /// What the sequence numbers of all sessions have said so far, ended ones included. Looks at every session.
+    #[must_use]
+    pub fn sequence_totals(&self) -> SequenceTotals {
+        let mut totals = self.ended_sequences;
+        for meters in self.sessions.meters() {
+            totals.add(&meters.read());
+        }
+        totals
+    }
+
     /// Sessions now.
     #[must_use]
     pub fn session_count(&self) -> usize {
@@ -392,12 +409,15 @@ impl Gateway {
         self.timers.disarm(session.armed, Timer::Session(key));
         self.grants.remember(session.admission, Fate::Used, now);
         self.counters.ended.add(&reason);
+        let quality = session.meters.read().settled();
+        self.ended_sequences.add(&quality);
         self.events.push_back(Event::SessionEnded {
             key,
             log_id: session.log_id,
             reason,
             lasted: now.saturating_duration_since(session.started),
             totals: session.flows,
+            quality: Box::new(quality),
         });
         true
     }

@@ -13,6 +13,7 @@ use super::{
     flow::Flows,
     grant::{AdmissionKey, AgentEndpoint, GrantId},
     limits::{Limits, after},
+    quality::{Meters, Qualities},
 };
 
 /// Names a session, in the order of admission.
@@ -149,6 +150,7 @@ pub(crate) struct Session {
     pub(crate) binding: Option<Binding>,
     pub(crate) udp_came: bool,
     pub(crate) flows: Flows,
+    pub(crate) meters: Meters,
     /// False once the same user was granted another agent under the same name and address: a connection that comes then is for that one.
     pub(crate) may_reattach: bool,
     /// When this session's timer fires; never later than its deadline.
@@ -255,6 +257,8 @@ pub struct SessionView {
     pub idle: Option<Duration>,
     /// What was relayed.
     pub flows: Flows,
+    /// How well it had come in.
+    pub quality: Qualities,
 }
 
 impl Session {
@@ -279,6 +283,7 @@ impl Session {
                 .last_seen()
                 .map(|seen| now.saturating_duration_since(seen)),
             flows: self.flows,
+            quality: self.meters.read(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     grant::AdmissionKey,
+    quality::Meters,
     session::{Binding, Session, SessionKey},
     trial::Candidates,
 };
@@ -48,6 +49,11 @@ impl Sessions {
     /// The session for changing what no index depends on; after a change of `tcp`, call [`Sessions::refresh`].
     pub(crate) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
         self.by_key.get_mut(&key)
+    }
+
+    /// The meters of every session, in no order.
+    pub(crate) fn meters(&self) -> impl Iterator<Item = &Meters> {
+        self.by_key.values().map(|session| &session.meters)
     }
 
     /// All keys, in order.
@@ -103,6 +109,8 @@ impl Sessions {
             self.by_source.remove(&old.source);
         }
         session.udp_came = true;
+        // What an earlier source sent says nothing of this one's layout.
+        session.meters.up.restart();
         self.by_source.insert(binding.source, key);
         self.refresh(key);
     }

@@ -210,6 +210,7 @@ fn log_event(event: &Event) {
             reason,
             lasted,
             totals,
+            quality,
         } => {
             info!(
                 session = %log_id,
@@ -220,6 +221,8 @@ fn log_event(event: &Event) {
                 packets_down = totals.down.packets,
                 bytes_up = totals.up.bytes,
                 bytes_down = totals.down.bytes,
+                lost_up = quality.up.counts.lost,
+                lost_down = quality.down.counts.lost,
                 "Session ended"
             );
         }
