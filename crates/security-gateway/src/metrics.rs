@@ -90,6 +90,12 @@ impl Collector for Metrics {
         )?;
         out.tally("sessions_ended", "Sessions ended", &counters.ended)?;
         out.labelled(
+            "sessions_ended_udp",
+            "Sessions ended, by whether their datagrams made the whole way",
+            "verdict",
+            counters.udp_verdicts.iter(),
+        )?;
+        out.labelled(
             "udp_packets",
             "Datagrams relayed",
             "direction",

@@ -12,7 +12,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use portcullis_protocol::{LogId, client_hello::ServerName};
@@ -165,10 +165,7 @@ impl Gateway {
         if !session.tcp.is_open() {
             return false;
         }
-        session.tcp = Tcp::Closed {
-            at: now,
-            unreachable,
-        };
+        session.close_tcp(unreachable, now);
         self.sessions.refresh(key);
         self.rearm(key);
         true
@@ -252,7 +249,8 @@ impl Gateway {
             started: now,
             tcp: Tcp::Connecting { since: now },
             binding: None,
-            udp_came: false,
+            stood: Duration::ZERO,
+            udp_came: None,
             flows: Flows::default(),
             meters: Meters::default(),
             may_reattach: true,

@@ -180,7 +180,7 @@ impl Gateway {
             .get_mut(&address)
             .map_or(Turn::Free, |trial| trial.turn(from));
         match turn {
-            Turn::Offer => return self.offer(from),
+            Turn::Offer => return self.offer(from, now),
             Turn::Spent => return self.dropped(DropReason::OfferSpent),
             Turn::Wait => return self.dropped(DropReason::Contended),
             Turn::Rest | Turn::Free => {}
@@ -203,7 +203,7 @@ impl Gateway {
                 if let Some(trial) = self.trials.get_mut(&address) {
                     trial.turn(from);
                 }
-                self.offer(from)
+                self.offer(from, now)
             }
         }
     }
@@ -220,7 +220,7 @@ impl Gateway {
     }
 
     /// Offers the datagram of a source under test to the agents of the sessions that still wait for theirs.
-    fn offer(&mut self, from: SocketAddr) -> Verdict<'_> {
+    fn offer(&mut self, from: SocketAddr, now: Instant) -> Verdict<'_> {
         self.offers.clear();
         if let Some(trial) = self.trials.get(&from.ip()) {
             for key in trial.candidates.as_slice() {
@@ -231,7 +231,7 @@ impl Gateway {
                     continue;
                 };
                 // So that a client whose keys no agent knows is not reported as one whose network blocks UDP.
-                session.udp_came = true;
+                session.udp_came.get_or_insert(now);
                 self.offers.push(Forward {
                     session: *key,
                     to: session.agent.udp(),

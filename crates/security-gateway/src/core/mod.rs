@@ -13,6 +13,7 @@ mod datagram;
 mod flow;
 mod grant;
 mod limits;
+mod preflight;
 mod quality;
 mod session;
 mod sessions;
@@ -41,6 +42,7 @@ pub use limits::{
     DEFAULT_GRANT_WINDOW, DEFAULT_MAX_PENDING_GRANTS, DEFAULT_MAX_SESSIONS,
     DEFAULT_TCP_CLOSED_GRACE, DEFAULT_UDP_IDLE, Limits,
 };
+pub use preflight::UdpVerdict;
 pub use quality::{Qualities, Quality, SequenceCounts, SequenceTotals};
 pub use session::{EndReason, SessionKey, SessionView, TcpState};
 
@@ -99,6 +101,8 @@ pub enum Event {
         totals: Flows,
         /// How well it had come in.
         quality: Box<Qualities>,
+        /// Whether its datagrams made the whole way.
+        udp: UdpVerdict,
     },
 }
 
@@ -407,10 +411,12 @@ impl Gateway {
             return false;
         };
         self.timers.disarm(session.armed, Timer::Session(key));
-        self.grants.remember(session.admission, Fate::Used, now);
         self.counters.ended.add(&reason);
         let quality = session.meters.read().settled();
         self.ended_sequences.add(&quality);
+        let udp = session.udp_verdict(now);
+        self.counters.udp_verdicts.add(&udp);
+        self.grants.remember(session.admission, Fate::Used, now);
         self.events.push_back(Event::SessionEnded {
             key,
             log_id: session.log_id,
@@ -418,6 +424,7 @@ impl Gateway {
             lasted: now.saturating_duration_since(session.started),
             totals: session.flows,
             quality: Box::new(quality),
+            udp,
         });
         true
     }

@@ -13,6 +13,7 @@ use super::{
     flow::Flows,
     grant::{AdmissionKey, AgentEndpoint, GrantId},
     limits::{Limits, after},
+    preflight::{SILENCE, UdpVerdict},
     quality::{Meters, Qualities},
 };
 
@@ -52,6 +53,8 @@ pub enum EndReason {
     Idle,
     /// The TCP connection stood, but no datagram ever came from the client: its side blocks UDP.
     UdpNeverCame,
+    /// Datagrams came from the client, but the agent never answered one.
+    AgentNeverAnswered,
     /// The absolute limit was reached.
     TimeLimit,
     /// A newer session took the same agent.
@@ -68,6 +71,7 @@ impl Reason for EndReason {
         "agent_unreachable",
         "idle",
         "udp_never_came",
+        "agent_never_answered",
         "time_limit",
         "superseded",
         "administrator",
@@ -87,6 +91,9 @@ impl fmt::Display for EndReason {
             Self::Idle => "no datagram came from either end for too long",
             Self::UdpNeverCame => {
                 "no datagram ever came from the client, so something on its side blocks UDP"
+            }
+            Self::AgentNeverAnswered => {
+                "the agent never answered the client's datagrams, so it does not listen, knows other keys, or something between the gateway and it blocks UDP"
             }
             Self::TimeLimit => "the limit on a session's length was reached",
             Self::Superseded => "a newer session took the same agent",
@@ -148,7 +155,10 @@ pub(crate) struct Session {
     pub(crate) started: Instant,
     pub(crate) tcp: Tcp,
     pub(crate) binding: Option<Binding>,
-    pub(crate) udp_came: bool,
+    /// The longest that a control connection stood at both ends, the present one apart.
+    pub(crate) stood: Duration,
+    /// When the first datagram came from the client.
+    pub(crate) udp_came: Option<Instant>,
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     /// False once the same user was granted another agent under the same name and address: a connection that comes then is for that one.
@@ -185,16 +195,48 @@ impl Session {
         }
     }
 
+    /// Notes that the control connection is over.
+    pub(crate) fn close_tcp(&mut self, unreachable: bool, now: Instant) {
+        self.stood = self.longest_stood(now);
+        self.tcp = Tcp::Closed {
+            at: now,
+            unreachable,
+        };
+    }
+
+    fn longest_stood(&self, now: Instant) -> Duration {
+        match self.tcp {
+            Tcp::Live { since } => self.stood.max(now.saturating_duration_since(since)),
+            Tcp::Connecting { .. } | Tcp::Closed { .. } => self.stood,
+        }
+    }
+
+    /// Whether datagrams make the whole way, as far as can be said by now.
+    pub(crate) fn udp_verdict(&self, now: Instant) -> UdpVerdict {
+        if self.flows.down.packets > 0 {
+            return UdpVerdict::BothWays;
+        }
+        match self.udp_came {
+            Some(since) if now.saturating_duration_since(since) >= SILENCE => {
+                UdpVerdict::AgentSilent
+            }
+            None if self.longest_stood(now) >= SILENCE => UdpVerdict::ClientSilent,
+            Some(_) | None => UdpVerdict::TooSoon,
+        }
+    }
+
     /// When the session ends if nothing further happens, and why.
     pub(crate) fn deadline(&self, limits: &Limits) -> (Instant, EndReason) {
         let active = self
             .flows
             .last_seen()
             .map_or(self.tcp.since(), |seen| seen.max(self.tcp.since()));
-        let idle = if self.udp_came {
-            EndReason::Idle
-        } else {
+        let idle = if self.udp_came.is_none() {
             EndReason::UdpNeverCame
+        } else if self.flows.down.packets == 0 {
+            EndReason::AgentNeverAnswered
+        } else {
+            EndReason::Idle
         };
         let mut deadline = (after(active, limits.udp_idle), idle);
         if let Tcp::Closed { at, unreachable } = self.tcp {
@@ -259,6 +301,8 @@ pub struct SessionView {
     pub flows: Flows,
     /// How well it had come in.
     pub quality: Qualities,
+    /// Whether datagrams make the whole way.
+    pub udp: UdpVerdict,
 }
 
 impl Session {
@@ -284,6 +328,7 @@ impl Session {
                 .map(|seen| now.saturating_duration_since(seen)),
             flows: self.flows,
             quality: self.meters.read(),
+            udp: self.udp_verdict(now),
         }
     }
 }

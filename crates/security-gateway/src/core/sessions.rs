@@ -108,7 +108,7 @@ impl Sessions {
         if let Some(old) = session.binding.replace(binding) {
             self.by_source.remove(&old.source);
         }
-        session.udp_came = true;
+        session.udp_came.get_or_insert(binding.since);
         // What an earlier source sent says nothing of this one's layout.
         session.meters.up.restart();
         self.by_source.insert(binding.source, key);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Shared;
 use crate::{
     core::{
-        EndReason, Flow, GrantRefusal, GrantRequest, Granted, Quality, SessionKey, SessionView,
-        TcpState,
+        EndReason, Flow, GrantRefusal, GrantRequest, Granted, Quality, Reason, SessionKey,
+        SessionView, TcpState,
     },
     metrics::Metrics,
 };
@@ -80,6 +80,11 @@ pub struct SessionSummary {
     pub age_seconds: u64,
     /// Milliseconds since a datagram was last relayed.
     pub idle_ms: Option<u64>,
+    /// Whether datagrams make the whole way: `too_soon` to say, `client_silent` (the control connection came, but UDP never did:
+    /// blocked on the client's side), `agent_silent` (the agent never answered the client's datagrams) or `both_ways`. A gateway
+    /// of an earlier version does not say.
+    #[serde(default)]
+    pub udp: Option<String>,
     /// From the client to the agent.
     pub up: FlowSummary,
     /// From the agent to the client.
@@ -162,6 +167,7 @@ impl From<SessionView> for SessionSummary {
             .to_owned(),
             age_seconds: view.age.as_secs(),
             idle_ms: view.idle.map(milliseconds),
+            udp: Some(view.udp.label().to_owned()),
             up: FlowSummary::new(view.flows.up, &view.quality.up),
             down: FlowSummary::new(view.flows.down, &view.quality.down),
         }

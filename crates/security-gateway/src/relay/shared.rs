@@ -16,7 +16,7 @@ use super::{
     notes::{EarlyClose, LogBudget, Troubles},
     upstream::UpstreamSockets,
 };
-use crate::core::{Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally};
+use crate::core::{Admission, AdmissionRefusal, Event, Gateway, Reason, SessionKey, Tally};
 
 /// What every task of a gateway shares.
 #[derive(Debug)]
@@ -211,11 +211,13 @@ fn log_event(event: &Event) {
             lasted,
             totals,
             quality,
+            udp,
         } => {
             info!(
                 session = %log_id,
                 %key,
                 %reason,
+                udp = udp.label(),
                 seconds = lasted.as_secs(),
                 packets_up = totals.up.packets,
                 packets_down = totals.down.packets,

@@ -3,6 +3,7 @@
 mod admission;
 mod datagrams;
 mod ends;
+mod preflight;
 mod quality;
 
 use std::{
