@@ -123,6 +123,11 @@ impl Collector for Metrics {
             "Client addresses bound to a session",
             counters.bound,
         )?;
+        out.counter(
+            "udp_sources_rebound",
+            "Sessions that went on from another port of the client's address",
+            counters.rebound,
+        )?;
         out.tally("udp_dropped", "Datagrams dropped", &counters.dropped)?;
         let (up, down) = (&sequences.up, &sequences.down);
         for (name, help, up, down) in [

@@ -253,6 +253,8 @@ impl Gateway {
             udp_came: None,
             flows: Flows::default(),
             meters: Meters::default(),
+            client_spi: None,
+            rebind: None,
             may_reattach: true,
             armed: after(now, self.settings.limits.udp_idle),
         };

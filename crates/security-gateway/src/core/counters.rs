@@ -96,6 +96,8 @@ pub struct Counters {
     pub offered: u64,
     /// Client addresses bound to a session.
     pub bound: u64,
+    /// Sessions whose client's port changed on the way and that went on from the new one.
+    pub rebound: u64,
     /// Datagrams dropped.
     pub dropped: Tally<DropReason>,
 }

@@ -15,6 +15,7 @@ mod grant;
 mod limits;
 mod preflight;
 mod quality;
+mod rebind;
 mod session;
 mod sessions;
 mod timers;

@@ -15,6 +15,7 @@ use super::{
     limits::{Limits, after},
     preflight::{SILENCE, UdpVerdict},
     quality::{Meters, Qualities},
+    rebind::Rebind,
 };
 
 /// Names a session, in the order of admission.
@@ -161,6 +162,10 @@ pub(crate) struct Session {
     pub(crate) udp_came: Option<Instant>,
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
+    /// The SPI the client is found under.
+    pub(crate) client_spi: Option<u32>,
+    /// A change of source that does not stand yet. Apart from the session, since few sessions ever have one.
+    pub(crate) rebind: Option<Box<Rebind>>,
     /// False once the same user was granted another agent under the same name and address: a connection that comes then is for that one.
     pub(crate) may_reattach: bool,
     /// When this session's timer fires; never later than its deadline.

@@ -127,6 +127,8 @@ struct World {
     grants: Vec<ModelGrant>,
     live: BTreeMap<SessionKey, ModelSession>,
     ended: BTreeMap<SessionKey, EndReason>,
+    /// The last sequence number a client used; one count for all is as good as many.
+    sequence: u32,
 }
 
 impl World {
@@ -148,6 +150,7 @@ impl World {
             grants: Vec::new(),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
+            sequence: 0,
         }
     }
 
@@ -285,7 +288,12 @@ impl World {
 
     fn client_datagram(&mut self, client: u8, port: u8, size: u16) {
         let from = SocketAddr::new(client_ip(client), 4000 + u16::from(port));
-        let payload = vec![0; usize::from(size)];
+        // A client's datagrams are ESP of one SPI whatever port they come from, as behind a NAT that changes its mind.
+        self.sequence += 1;
+        let mut payload = [u32::from(client) + 1_000, self.sequence]
+            .map(u32::to_be_bytes)
+            .concat();
+        payload.resize(usize::from(size), 0);
         let verdict = self
             .gateway
             .handle_client_datagram(from, &payload, self.now);

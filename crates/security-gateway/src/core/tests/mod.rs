@@ -5,6 +5,7 @@ mod datagrams;
 mod ends;
 mod preflight;
 mod quality;
+mod rebind;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -5,7 +5,7 @@ use portcullis_protocol::esp::Layout;
 use super::*;
 
 /// A datagram of 200 bytes under one layout.
-fn esp(layout: Layout, spi: u32, sequence: u32) -> Vec<u8> {
+pub(super) fn esp(layout: Layout, spi: u32, sequence: u32) -> Vec<u8> {
     let mut packet = match layout {
         Layout::WithTransportHeader => vec![0, 0, 0, 2],
         Layout::Bare => Vec::new(),
@@ -17,15 +17,22 @@ fn esp(layout: Layout, spi: u32, sequence: u32) -> Vec<u8> {
 }
 
 impl Bench {
-    fn client_sends(&mut self, port: u16, payload: &[u8]) {
+    /// The client sends from a port. False when that is dropped.
+    pub(super) fn client_sends(&mut self, port: u16, payload: &[u8]) -> bool {
         let from = socket(CLIENT, port);
-        self.gateway.handle_client_datagram(from, payload, self.now);
+        let verdict = self.gateway.handle_client_datagram(from, payload, self.now);
+        !verdict.forwards().is_empty()
     }
 
-    fn agent_sends(&mut self, payload: &[u8]) {
+    /// The agent sends. Returns where that goes.
+    pub(super) fn agent_sends(&mut self, payload: &[u8]) -> Vec<SocketAddr> {
         let from = agent(1).udp();
         self.gateway
-            .handle_agent_datagram(UpstreamSocket::Shared, from, payload, self.now);
+            .handle_agent_datagram(UpstreamSocket::Shared, from, payload, self.now)
+            .forwards()
+            .iter()
+            .map(|forward| forward.to)
+            .collect()
     }
 }
 
