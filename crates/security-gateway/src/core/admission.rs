@@ -1,6 +1,7 @@
 //! Admission of control connections.
 //!
-//! A connection is matched on the server name of its ClientHello (case-insensitively) and on its client address (exactly):
+//! A connection is matched on the server name of its ClientHello (case-insensitively) and on its client address (exactly, unless
+//! [`AddressPolicy`](super::AddressPolicy) says otherwise):
 //!
 //! - A grant with a server name admits only a ClientHello with that name.
 //! - A grant without one admits a ClientHello without a name, or with one of the gateway's own public addresses as its name: a
@@ -60,10 +61,15 @@ pub enum AdmissionRefusal {
         granted: Option<ServerName>,
     },
     /// The name is expected, from another client.
-    #[error("the grant is for client address {granted}")]
+    #[error(
+        "the connection came from {came}, but the grant is for client address {granted}; a balancer in front of the Connection \
+         Manager that hides addresses, or a NAT with several of them, would do that"
+    )]
     WrongClientAddress {
         /// The address the Connection Manager saw.
         granted: IpAddr,
+        /// The address the gateway saw.
+        came: IpAddr,
     },
     /// The connection could belong to either of two agents.
     #[error("the connection could belong to more than one agent")]
@@ -193,7 +199,7 @@ impl Gateway {
         } else if claims.live {
             return Err(AdmissionRefusal::AlreadyUsed);
         }
-        Err(self.why_refused(&key))
+        Err(self.why_refused(client.ip(), &key))
     }
 
     fn claims<'a>(&'a self, key: &'a AdmissionKey, now: Instant) -> Claims<'a> {
@@ -273,9 +279,9 @@ impl Gateway {
     fn reattach(&mut self, client: SocketAddr, key: SessionKey, now: Instant) -> Option<Admission> {
         // The client may come with a new UDP socket too; if it kept the old one, its next datagram binds it again.
         self.sessions.unbind(key);
+        self.sessions.set_client(key, client);
         let session = self.sessions.get_mut(key)?;
         session.tcp = Tcp::Connecting { since: now };
-        session.tcp_client = client;
         // The ends agree anew on keys and on the transport header.
         session.meters.up.restart();
         session.meters.down.restart();
@@ -290,7 +296,7 @@ impl Gateway {
         Some(admission)
     }
 
-    fn why_refused(&self, key: &AdmissionKey) -> AdmissionRefusal {
+    fn why_refused(&self, came: IpAddr, key: &AdmissionKey) -> AdmissionRefusal {
         match self.grants.fate(key) {
             Some(Fate::Expired) => return AdmissionRefusal::Expired,
             Some(Fate::Used) => return AdmissionRefusal::AlreadyUsed,
@@ -302,7 +308,7 @@ impl Gateway {
             };
         }
         match self.grants.client_under(key.server_name.as_ref()) {
-            Some(granted) => AdmissionRefusal::WrongClientAddress { granted },
+            Some(granted) => AdmissionRefusal::WrongClientAddress { granted, came },
             None => AdmissionRefusal::NoGrant,
         }
     }

@@ -4,9 +4,11 @@
 //! the `handle_*` methods, each with the current time, and does what they return. After any of them it takes
 //! [`Gateway::poll_event`] until there is none, and calls [`Gateway::handle_timeout`] when [`Gateway::poll_timeout`] has come.
 //!
-//! invariant: a datagram is relayed only for a session that was admitted, and only between its client's address and its agent's.
+//! invariant: a datagram is relayed only for a session that was admitted, and only between its client's address (the one its
+//! control connection comes from) and its agent's.
 //! invariant: sessions and pending grants together never exceed [`Limits::max_sessions`], and every table shrinks with them.
 
+mod address_policy;
 mod admission;
 mod counters;
 mod datagram;
@@ -34,6 +36,7 @@ use std::{
 
 use portcullis_protocol::{LogId, client_hello::ServerName};
 
+pub use address_policy::AddressPolicy;
 pub use admission::{Admission, AdmissionRefusal};
 pub use counters::{Counters, Reason, Tally};
 pub use datagram::{DropReason, Forward, UpstreamSocket, Verdict};
@@ -360,9 +363,11 @@ impl Gateway {
                 .parse::<IpAddr>()
                 .is_ok_and(|ip| self.settings.public_addresses.contains(&ip.to_canonical()))
         };
+        let server_name = server_name.filter(|name| !is_ours(name)).cloned();
+        let policy = self.settings.limits.client_address;
         AdmissionKey {
-            client,
-            server_name: server_name.filter(|name| !is_ours(name)).cloned(),
+            client: policy.matched(client, server_name.is_some()),
+            server_name,
         }
     }
 

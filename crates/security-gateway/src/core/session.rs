@@ -173,8 +173,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// The address whose datagrams may be this session's.
     pub(crate) const fn client(&self) -> IpAddr {
-        self.admission.client
+        self.tcp_client.ip()
     }
 
     /// Whether a new source may be bound: the control connection stands, and no datagram from the agent has confirmed a source.

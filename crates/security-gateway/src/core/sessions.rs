@@ -30,6 +30,7 @@ pub(crate) struct Sessions {
     by_admission: BTreeSet<(AdmissionKey, SessionKey)>,
     by_source: HashMap<SocketAddr, SessionKey>,
     by_agent: HashMap<SocketAddr, SessionKey>,
+    by_client: BTreeSet<(IpAddr, SessionKey)>,
     by_spi: HashMap<(IpAddr, u32), SessionKey>,
     waiting: BTreeSet<(IpAddr, SessionKey)>,
     next: u64,
@@ -74,6 +75,7 @@ impl Sessions {
         if by_agent {
             self.by_agent.insert(session.agent.udp(), key);
         }
+        self.by_client.insert((session.client(), key));
         self.by_key.insert(key, session);
         self.refresh(key);
     }
@@ -91,8 +93,25 @@ impl Sessions {
         if self.by_agent.get(&session.agent.udp()) == Some(&key) {
             self.by_agent.remove(&session.agent.udp());
         }
+        self.by_client.remove(&(session.client(), key));
         self.waiting.remove(&(session.client(), key));
         Some(session)
+    }
+
+    /// Notes where the client of a session without a source comes from now.
+    pub(crate) fn set_client(&mut self, key: SessionKey, client: SocketAddr) {
+        let Some(session) = self.by_key.get_mut(&key) else {
+            return;
+        };
+        let old = std::mem::replace(&mut session.tcp_client, client).ip();
+        let spi = session.client_spi.take();
+        self.by_client.remove(&(old, key));
+        self.by_client.insert((client.ip(), key));
+        self.waiting.remove(&(old, key));
+        if let Some(spi) = spi {
+            self.forget_spi(old, spi, key);
+        }
+        self.refresh(key);
     }
 
     /// Brings the index of waiting sessions in step with this one's state.
@@ -242,17 +261,8 @@ impl Sessions {
 
     /// Whether this address has any session.
     pub(crate) fn any_of(&self, client: IpAddr) -> bool {
-        let from = (
-            AdmissionKey {
-                client,
-                server_name: None,
-            },
-            SessionKey(0),
-        );
-        self.by_admission
-            .range(from..)
-            .next()
-            .is_some_and(|(admission, _)| admission.client == client)
+        let range = (client, SessionKey(0))..=(client, SessionKey(u64::MAX));
+        self.by_client.range(range).next().is_some()
     }
 
     /// Whether a new source may still be bound to this session.
@@ -284,6 +294,7 @@ impl Sessions {
     #[cfg(test)]
     pub(crate) fn checked_entries(&self) -> usize {
         assert_eq!(self.by_admission.len(), self.by_key.len());
+        assert_eq!(self.by_client.len(), self.by_key.len());
         let bound = self
             .by_key
             .values()
@@ -307,6 +318,7 @@ impl Sessions {
         assert_eq!(self.waiting.len(), waiting.count());
         for (key, session) in &self.by_key {
             assert_eq!(session.key, *key);
+            assert!(self.by_client.contains(&(session.client(), *key)));
             assert!(
                 self.by_admission
                     .contains(&(session.admission.clone(), *key))
@@ -332,6 +344,7 @@ impl Sessions {
             + self.by_admission.len()
             + self.by_source.len()
             + self.by_agent.len()
+            + self.by_client.len()
             + self.by_spi.len()
             + self.waiting.len()
     }

@@ -210,6 +210,7 @@ fn every_reason_has_a_label_of_its_own() {
         AdmissionRefusal::WrongServerName { granted: None },
         AdmissionRefusal::WrongClientAddress {
             granted: ip(CLIENT),
+            came: ip(OTHER_CLIENT),
         },
         AdmissionRefusal::Ambiguous,
     ]);

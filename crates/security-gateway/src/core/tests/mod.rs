@@ -1,5 +1,6 @@
 //! One rule a test, in virtual time.
 
+mod address_policy;
 mod admission;
 mod datagrams;
 mod ends;
