@@ -5,6 +5,9 @@
 //! the old source is kept at first: what the agent sends goes to both, and any fresh datagram from the old source calls the
 //! change off. It stands once the new source alone has been sending for a while and the agent has gone on answering. Another
 //! address never takes a session over.
+//!
+//! What is left to a forger behind the same NAT who reads the client's datagrams and keeps them away for as long: to end the
+//! session. He gains nothing to read, for the agent answers in cipher and drops what he sends.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +16,8 @@ use std::{
 
 use super::{Gateway, Verdict, datagram::Forward, quality::Meter, session::SessionKey};
 
-/// How long the old source must be silent. Even an idle client sends several times a second while its display changes.
+/// How long the old source must be silent while the agent sends. It is taken that a client to which its agent sends reports back
+/// more often than this.
 const PROBATION: Duration = Duration::from_secs(2);
 /// How long a change may take before it is called off; then the next datagram of the new source starts another.
 const GIVE_UP: Duration = Duration::from_secs(6);

@@ -55,3 +55,28 @@ async fn a_session_shows_what_was_lost_each_way_and_the_node_the_sum() {
     }
     site.stop().await;
 }
+
+#[tokio::test]
+async fn a_client_whose_port_changes_hears_its_agent_at_once_and_the_old_port_still_does() {
+    let site = Site::start(config()).await;
+    let agent = Agent::start("127.0.1.1").await;
+    let _control = site.session(CLIENT, "desk-1", &agent).await;
+    let (old, new) = (udp(CLIENT).await, udp(CLIENT).await);
+    for sequence in 1..=10 {
+        old.send_to(&esp(sequence), site.udp).await.expect("sent");
+        let (_, from) = agent.receive().await;
+        agent.udp.send_to(&esp(sequence), from).await.expect("sent");
+        receive(&old).await;
+    }
+    new.send_to(&esp(11), site.udp).await.expect("sent");
+    let (got, from) = agent.receive().await;
+    assert!(got == esp(11), "changed on the way to the agent");
+    agent.udp.send_to(&esp(11), from).await.expect("sent");
+    for socket in [&new, &old] {
+        assert!(
+            receive(socket).await.0 == esp(11),
+            "changed on the way back"
+        );
+    }
+    site.stop().await;
+}
