@@ -42,12 +42,13 @@ impl Metrics {
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let (sessions, pending, draining, counters) = self.shared.with(|core, _| {
+        let (sessions, pending, draining, counters, sequences) = self.shared.with(|core, _| {
             (
                 core.session_count(),
                 core.pending_count(),
                 core.is_draining(),
                 core.counters().clone(),
+                core.sequence_totals(),
             )
         });
         let early = self.shared.early_closes();
@@ -89,6 +90,12 @@ impl Collector for Metrics {
         )?;
         out.tally("sessions_ended", "Sessions ended", &counters.ended)?;
         out.labelled(
+            "sessions_ended_udp",
+            "Sessions ended, by whether their datagrams made the whole way",
+            "verdict",
+            counters.udp_verdicts.iter(),
+        )?;
+        out.labelled(
             "udp_packets",
             "Datagrams relayed",
             "direction",
@@ -116,7 +123,47 @@ impl Collector for Metrics {
             "Client addresses bound to a session",
             counters.bound,
         )?;
+        out.counter(
+            "udp_sources_rebound",
+            "Sessions that went on from another port of the client's address",
+            counters.rebound,
+        )?;
         out.tally("udp_dropped", "Datagrams dropped", &counters.dropped)?;
+        let (up, down) = (&sequences.up, &sequences.down);
+        for (name, help, up, down) in [
+            (
+                "udp_sequence_received",
+                "ESP sequence numbers that came in, each counted once",
+                up.received,
+                down.received,
+            ),
+            (
+                "udp_sequence_lost",
+                "ESP sequence numbers that did not come in",
+                up.lost,
+                down.lost,
+            ),
+            (
+                "udp_sequence_reordered",
+                "ESP sequence numbers that came in after a newer one",
+                up.reordered,
+                down.reordered,
+            ),
+            (
+                "udp_sequence_duplicated",
+                "ESP sequence numbers that came in again",
+                up.duplicated,
+                down.duplicated,
+            ),
+            (
+                "udp_sequence_late",
+                "Datagrams that came in too late to be of use",
+                up.late,
+                down.late,
+            ),
+        ] {
+            out.labelled(name, help, "direction", [("up", up), ("down", down)])?;
+        }
         out.labelled(
             "udp_client_socket_errors",
             "Failed sends to and receives from clients",

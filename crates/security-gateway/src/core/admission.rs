@@ -1,6 +1,7 @@
 //! Admission of control connections.
 //!
-//! A connection is matched on the server name of its ClientHello (case-insensitively) and on its client address (exactly):
+//! A connection is matched on the server name of its ClientHello (case-insensitively) and on its client address (exactly, unless
+//! [`AddressPolicy`](super::AddressPolicy) says otherwise):
 //!
 //! - A grant with a server name admits only a ClientHello with that name.
 //! - A grant without one admits a ClientHello without a name, or with one of the gateway's own public addresses as its name: a
@@ -12,7 +13,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use portcullis_protocol::{LogId, client_hello::ServerName};
@@ -25,7 +26,7 @@ use super::{
     limits::after,
     session::{EndReason, Session, SessionKey, Tcp},
 };
-use crate::core::flow::Flows;
+use crate::core::{flow::Flows, quality::Meters};
 
 /// A control connection that may be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +61,15 @@ pub enum AdmissionRefusal {
         granted: Option<ServerName>,
     },
     /// The name is expected, from another client.
-    #[error("the grant is for client address {granted}")]
+    #[error(
+        "the connection came from {came}, but the grant is for client address {granted}; a balancer in front of the Connection \
+         Manager that hides addresses, or a NAT with several of them, would do that"
+    )]
     WrongClientAddress {
         /// The address the Connection Manager saw.
         granted: IpAddr,
+        /// The address the gateway saw.
+        came: IpAddr,
     },
     /// The connection could belong to either of two agents.
     #[error("the connection could belong to more than one agent")]
@@ -165,10 +171,7 @@ impl Gateway {
         if !session.tcp.is_open() {
             return false;
         }
-        session.tcp = Tcp::Closed {
-            at: now,
-            unreachable,
-        };
+        session.close_tcp(unreachable, now);
         self.sessions.refresh(key);
         self.rearm(key);
         true
@@ -196,7 +199,7 @@ impl Gateway {
         } else if claims.live {
             return Err(AdmissionRefusal::AlreadyUsed);
         }
-        Err(self.why_refused(&key))
+        Err(self.why_refused(client.ip(), &key))
     }
 
     fn claims<'a>(&'a self, key: &'a AdmissionKey, now: Instant) -> Claims<'a> {
@@ -252,8 +255,12 @@ impl Gateway {
             started: now,
             tcp: Tcp::Connecting { since: now },
             binding: None,
-            udp_came: false,
+            stood: Duration::ZERO,
+            udp_came: None,
             flows: Flows::default(),
+            meters: Meters::default(),
+            client_spi: None,
+            rebind: None,
             may_reattach: true,
             armed: after(now, self.settings.limits.udp_idle),
         };
@@ -272,9 +279,12 @@ impl Gateway {
     fn reattach(&mut self, client: SocketAddr, key: SessionKey, now: Instant) -> Option<Admission> {
         // The client may come with a new UDP socket too; if it kept the old one, its next datagram binds it again.
         self.sessions.unbind(key);
+        self.sessions.set_client(key, client);
         let session = self.sessions.get_mut(key)?;
         session.tcp = Tcp::Connecting { since: now };
-        session.tcp_client = client;
+        // The ends agree anew on keys and on the transport header.
+        session.meters.up.restart();
+        session.meters.down.restart();
         let admission = Admission {
             session: key,
             agent: session.agent,
@@ -286,7 +296,7 @@ impl Gateway {
         Some(admission)
     }
 
-    fn why_refused(&self, key: &AdmissionKey) -> AdmissionRefusal {
+    fn why_refused(&self, came: IpAddr, key: &AdmissionKey) -> AdmissionRefusal {
         match self.grants.fate(key) {
             Some(Fate::Expired) => return AdmissionRefusal::Expired,
             Some(Fate::Used) => return AdmissionRefusal::AlreadyUsed,
@@ -298,7 +308,7 @@ impl Gateway {
             };
         }
         match self.grants.client_under(key.server_name.as_ref()) {
-            Some(granted) => AdmissionRefusal::WrongClientAddress { granted },
+            Some(granted) => AdmissionRefusal::WrongClientAddress { granted, came },
             None => AdmissionRefusal::NoGrant,
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData};
 
 use super::{
     admission::AdmissionRefusal, datagram::DropReason, flow::Flows, grant::GrantRefusal,
-    session::EndReason,
+    preflight::UdpVerdict, session::EndReason,
 };
 
 /// A closed list of reasons, each with a stable label for metrics.
@@ -88,12 +88,16 @@ pub struct Counters {
     pub agents_unreachable: u64,
     /// Sessions ended.
     pub ended: Tally<EndReason>,
+    /// Sessions ended, by whether their datagrams had made the whole way.
+    pub udp_verdicts: Tally<UdpVerdict>,
     /// Datagrams relayed.
     pub forwarded: Flows,
     /// Copies of datagrams sent to agents to learn which of them answers.
     pub offered: u64,
     /// Client addresses bound to a session.
     pub bound: u64,
+    /// Sessions whose client's port changed on the way and that went on from the new one.
+    pub rebound: u64,
     /// Datagrams dropped.
     pub dropped: Tally<DropReason>,
 }

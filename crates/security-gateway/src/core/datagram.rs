@@ -26,7 +26,7 @@ pub struct Forward {
 pub enum Verdict<'a> {
     /// Send it on.
     Forward(Forward),
-    /// Send it on to each of these: an answer test.
+    /// Send it on to each of these: an answer test, or an agent's datagram to the old and the new source of a client.
     Offer(&'a [Forward]),
     /// Drop it, without any reply.
     Drop(DropReason),
@@ -108,18 +108,27 @@ impl Gateway {
             return self.dropped(reason);
         }
         if let Some(session) = self.sessions.bound(&from) {
+            if session.rebind.is_some() {
+                let key = session.key;
+                return self.handle_rebinding_client(key, from, payload, now);
+            }
             session.flows.up.record(payload.len(), now);
+            session.meters.up.record(payload, now);
             let forward = Forward {
                 session: session.key,
                 to: session.agent.udp(),
             };
+            if session.meters.up.spi() != session.client_spi {
+                self.sessions.learn_spi(forward.session);
+            }
             self.counters.forwarded.up.record(payload.len(), now);
             return Verdict::Forward(forward);
         }
         self.handle_unbound_source(from, payload, now)
     }
 
-    /// Decides on a datagram from the agent side.
+    /// Decides on a datagram from the agent side. While a session is being rebound its client has two sources, and the verdict is an
+    /// offer to both.
     pub fn handle_agent_datagram(
         &mut self,
         socket: UpstreamSocket,
@@ -158,6 +167,11 @@ impl Gateway {
         };
         if let Some(session) = self.sessions.get_mut(key) {
             session.flows.down.record(payload.len(), now);
+            session.meters.down.record(payload, now);
+            if session.rebind.is_some() {
+                self.counters.forwarded.down.record(payload.len(), now);
+                return self.handle_rebinding_agent(key, to, now);
+            }
         }
         self.counters.forwarded.down.record(payload.len(), now);
         Verdict::Forward(Forward { session: key, to })
@@ -165,20 +179,23 @@ impl Gateway {
 
     /// Binds a new source where there is one session it can belong to, and tests it where there are several.
     #[cold]
-    fn handle_unbound_source(
+    pub(super) fn handle_unbound_source(
         &mut self,
         from: SocketAddr,
         payload: &[u8],
         now: Instant,
     ) -> Verdict<'_> {
         let address = from.ip();
+        if let Some(key) = self.begin_rebind(from, payload, now) {
+            return self.handle_rebinding_client(key, from, payload, now);
+        }
         self.settle_trial(address, now);
         let turn = self
             .trials
             .get_mut(&address)
             .map_or(Turn::Free, |trial| trial.turn(from));
         match turn {
-            Turn::Offer => return self.offer(from),
+            Turn::Offer => return self.offer(from, now),
             Turn::Spent => return self.dropped(DropReason::OfferSpent),
             Turn::Wait => return self.dropped(DropReason::Contended),
             Turn::Rest | Turn::Free => {}
@@ -201,12 +218,25 @@ impl Gateway {
                 if let Some(trial) = self.trials.get_mut(&address) {
                     trial.turn(from);
                 }
-                self.offer(from)
+                self.offer(from, now)
             }
         }
     }
 
     fn forward_up(&mut self, key: SessionKey, payload: &[u8], now: Instant) -> Verdict<'_> {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.meters.up.record(payload, now);
+        }
+        self.relay_up(key, payload, now)
+    }
+
+    /// Forwards a datagram of a client that has been measured.
+    pub(super) fn relay_up(
+        &mut self,
+        key: SessionKey,
+        payload: &[u8],
+        now: Instant,
+    ) -> Verdict<'_> {
         let Some(session) = self.sessions.get_mut(key) else {
             return self.dropped(DropReason::UnknownSource);
         };
@@ -217,7 +247,7 @@ impl Gateway {
     }
 
     /// Offers the datagram of a source under test to the agents of the sessions that still wait for theirs.
-    fn offer(&mut self, from: SocketAddr) -> Verdict<'_> {
+    fn offer(&mut self, from: SocketAddr, now: Instant) -> Verdict<'_> {
         self.offers.clear();
         if let Some(trial) = self.trials.get(&from.ip()) {
             for key in trial.candidates.as_slice() {
@@ -228,7 +258,7 @@ impl Gateway {
                     continue;
                 };
                 // So that a client whose keys no agent knows is not reported as one whose network blocks UDP.
-                session.udp_came = true;
+                session.udp_came.get_or_insert(now);
                 self.offers.push(Forward {
                     session: *key,
                     to: session.agent.udp(),

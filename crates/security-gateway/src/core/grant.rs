@@ -128,7 +128,8 @@ impl Reason for GrantRefusal {
     }
 }
 
-/// What a control connection is matched on: the client's address, and the server name it sends.
+/// What a control connection is matched on: the client's address, or what stands for it under the policy, and the server name it
+/// sends.
 ///
 /// Ordered by address first, so that everything of one client stands together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -222,7 +223,14 @@ impl Grants {
             .by_name
             .range((server_name.cloned(), lowest)..)
             .next()?;
-        (name.as_ref() == server_name).then_some(*client)
+        if name.as_ref() != server_name {
+            return None;
+        }
+        let key = AdmissionKey {
+            client: *client,
+            server_name: name.clone(),
+        };
+        Some(self.pending.get(&key)?.request.client)
     }
 
     /// Keeps the fate of a past grant for [`REMEMBER`].

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::address_policy::AddressPolicy;
+
 /// How long a grant waits for its client, by default: as long as a connect tag is usable.
 pub const DEFAULT_GRANT_WINDOW: Duration = Duration::from_secs(60);
 /// Silence in both directions after which a session is over, by default. Longer than the 60 s after which agents and
@@ -29,6 +31,8 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Grants whose client has not come yet.
     pub max_pending_grants: usize,
+    /// From which address a control connection may come. Datagrams come from the same address as it, whatever the policy.
+    pub client_address: AddressPolicy,
 }
 
 impl Default for Limits {
@@ -40,6 +44,7 @@ impl Default for Limits {
             session: None,
             max_sessions: DEFAULT_MAX_SESSIONS,
             max_pending_grants: DEFAULT_MAX_PENDING_GRANTS,
+            client_address: AddressPolicy::default(),
         }
     }
 }

@@ -4,15 +4,20 @@
 //! the `handle_*` methods, each with the current time, and does what they return. After any of them it takes
 //! [`Gateway::poll_event`] until there is none, and calls [`Gateway::handle_timeout`] when [`Gateway::poll_timeout`] has come.
 //!
-//! invariant: a datagram is relayed only for a session that was admitted, and only between its client's address and its agent's.
+//! invariant: a datagram is relayed only for a session that was admitted, and only between its client's address (the one its
+//! control connection comes from) and its agent's.
 //! invariant: sessions and pending grants together never exceed [`Limits::max_sessions`], and every table shrinks with them.
 
+mod address_policy;
 mod admission;
 mod counters;
 mod datagram;
 mod flow;
 mod grant;
 mod limits;
+mod preflight;
+mod quality;
+mod rebind;
 mod session;
 mod sessions;
 mod timers;
@@ -31,6 +36,7 @@ use std::{
 
 use portcullis_protocol::{LogId, client_hello::ServerName};
 
+pub use address_policy::AddressPolicy;
 pub use admission::{Admission, AdmissionRefusal};
 pub use counters::{Counters, Reason, Tally};
 pub use datagram::{DropReason, Forward, UpstreamSocket, Verdict};
@@ -40,6 +46,8 @@ pub use limits::{
     DEFAULT_GRANT_WINDOW, DEFAULT_MAX_PENDING_GRANTS, DEFAULT_MAX_SESSIONS,
     DEFAULT_TCP_CLOSED_GRACE, DEFAULT_UDP_IDLE, Limits,
 };
+pub use preflight::UdpVerdict;
+pub use quality::{Qualities, Quality, SequenceCounts, SequenceTotals};
 pub use session::{EndReason, SessionKey, SessionView, TcpState};
 
 use grant::{AdmissionKey, Fate, Grant, Grants};
@@ -95,6 +103,10 @@ pub enum Event {
         lasted: Duration,
         /// What was relayed.
         totals: Flows,
+        /// How well it had come in.
+        quality: Box<Qualities>,
+        /// Whether its datagrams made the whole way.
+        udp: UdpVerdict,
     },
 }
 
@@ -109,6 +121,8 @@ pub struct Gateway {
     timers: Timers,
     events: VecDeque<Event>,
     counters: Counters,
+    /// The sequence counts of sessions that have ended.
+    ended_sequences: SequenceTotals,
     /// The sendings of the last answer test, so that a verdict need not carry them.
     offers: Vec<Forward>,
 }
@@ -129,6 +143,7 @@ impl Gateway {
             timers: Timers::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            ended_sequences: SequenceTotals::default(),
             offers: Vec::with_capacity(MAX_CANDIDATES),
         }
     }
@@ -307,6 +322,16 @@ impl Gateway {
         &self.counters
     }
 
+    /// What the sequence numbers of all sessions have said so far, ended ones included. Looks at every session.
+    #[must_use]
+    pub fn sequence_totals(&self) -> SequenceTotals {
+        let mut totals = self.ended_sequences;
+        for meters in self.sessions.meters() {
+            totals.add(&meters.read());
+        }
+        totals
+    }
+
     /// Sessions now.
     #[must_use]
     pub fn session_count(&self) -> usize {
@@ -338,9 +363,11 @@ impl Gateway {
                 .parse::<IpAddr>()
                 .is_ok_and(|ip| self.settings.public_addresses.contains(&ip.to_canonical()))
         };
+        let server_name = server_name.filter(|name| !is_ours(name)).cloned();
+        let policy = self.settings.limits.client_address;
         AdmissionKey {
-            client,
-            server_name: server_name.filter(|name| !is_ours(name)).cloned(),
+            client: policy.matched(client, server_name.is_some()),
+            server_name,
         }
     }
 
@@ -390,14 +417,20 @@ impl Gateway {
             return false;
         };
         self.timers.disarm(session.armed, Timer::Session(key));
-        self.grants.remember(session.admission, Fate::Used, now);
         self.counters.ended.add(&reason);
+        let quality = session.meters.read().settled();
+        self.ended_sequences.add(&quality);
+        let udp = session.udp_verdict(now);
+        self.counters.udp_verdicts.add(&udp);
+        self.grants.remember(session.admission, Fate::Used, now);
         self.events.push_back(Event::SessionEnded {
             key,
             log_id: session.log_id,
             reason,
             lasted: now.saturating_duration_since(session.started),
             totals: session.flows,
+            quality: Box::new(quality),
+            udp,
         });
         true
     }

@@ -13,6 +13,9 @@ use super::{
     flow::Flows,
     grant::{AdmissionKey, AgentEndpoint, GrantId},
     limits::{Limits, after},
+    preflight::{SILENCE, UdpVerdict},
+    quality::{Meters, Qualities},
+    rebind::Rebind,
 };
 
 /// Names a session, in the order of admission.
@@ -51,6 +54,8 @@ pub enum EndReason {
     Idle,
     /// The TCP connection stood, but no datagram ever came from the client: its side blocks UDP.
     UdpNeverCame,
+    /// Datagrams came from the client, but the agent never answered one.
+    AgentNeverAnswered,
     /// The absolute limit was reached.
     TimeLimit,
     /// A newer session took the same agent.
@@ -67,6 +72,7 @@ impl Reason for EndReason {
         "agent_unreachable",
         "idle",
         "udp_never_came",
+        "agent_never_answered",
         "time_limit",
         "superseded",
         "administrator",
@@ -86,6 +92,9 @@ impl fmt::Display for EndReason {
             Self::Idle => "no datagram came from either end for too long",
             Self::UdpNeverCame => {
                 "no datagram ever came from the client, so something on its side blocks UDP"
+            }
+            Self::AgentNeverAnswered => {
+                "the agent never answered the client's datagrams, so it does not listen, knows other keys, or something between the gateway and it blocks UDP"
             }
             Self::TimeLimit => "the limit on a session's length was reached",
             Self::Superseded => "a newer session took the same agent",
@@ -147,8 +156,16 @@ pub(crate) struct Session {
     pub(crate) started: Instant,
     pub(crate) tcp: Tcp,
     pub(crate) binding: Option<Binding>,
-    pub(crate) udp_came: bool,
+    /// The longest that a control connection stood at both ends, the present one apart.
+    pub(crate) stood: Duration,
+    /// When the first datagram came from the client.
+    pub(crate) udp_came: Option<Instant>,
     pub(crate) flows: Flows,
+    pub(crate) meters: Meters,
+    /// The SPI the client is found under.
+    pub(crate) client_spi: Option<u32>,
+    /// A change of source that does not stand yet. Apart from the session, since few sessions ever have one.
+    pub(crate) rebind: Option<Box<Rebind>>,
     /// False once the same user was granted another agent under the same name and address: a connection that comes then is for that one.
     pub(crate) may_reattach: bool,
     /// When this session's timer fires; never later than its deadline.
@@ -156,8 +173,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// The address whose datagrams may be this session's.
     pub(crate) const fn client(&self) -> IpAddr {
-        self.admission.client
+        self.tcp_client.ip()
     }
 
     /// Whether a new source may be bound: the control connection stands, and no datagram from the agent has confirmed a source.
@@ -183,16 +201,48 @@ impl Session {
         }
     }
 
+    /// Notes that the control connection is over.
+    pub(crate) fn close_tcp(&mut self, unreachable: bool, now: Instant) {
+        self.stood = self.longest_stood(now);
+        self.tcp = Tcp::Closed {
+            at: now,
+            unreachable,
+        };
+    }
+
+    fn longest_stood(&self, now: Instant) -> Duration {
+        match self.tcp {
+            Tcp::Live { since } => self.stood.max(now.saturating_duration_since(since)),
+            Tcp::Connecting { .. } | Tcp::Closed { .. } => self.stood,
+        }
+    }
+
+    /// Whether datagrams make the whole way, as far as can be said by now.
+    pub(crate) fn udp_verdict(&self, now: Instant) -> UdpVerdict {
+        if self.flows.down.packets > 0 {
+            return UdpVerdict::BothWays;
+        }
+        match self.udp_came {
+            Some(since) if now.saturating_duration_since(since) >= SILENCE => {
+                UdpVerdict::AgentSilent
+            }
+            None if self.longest_stood(now) >= SILENCE => UdpVerdict::ClientSilent,
+            Some(_) | None => UdpVerdict::TooSoon,
+        }
+    }
+
     /// When the session ends if nothing further happens, and why.
     pub(crate) fn deadline(&self, limits: &Limits) -> (Instant, EndReason) {
         let active = self
             .flows
             .last_seen()
             .map_or(self.tcp.since(), |seen| seen.max(self.tcp.since()));
-        let idle = if self.udp_came {
-            EndReason::Idle
-        } else {
+        let idle = if self.udp_came.is_none() {
             EndReason::UdpNeverCame
+        } else if self.flows.down.packets == 0 {
+            EndReason::AgentNeverAnswered
+        } else {
+            EndReason::Idle
         };
         let mut deadline = (after(active, limits.udp_idle), idle);
         if let Tcp::Closed { at, unreachable } = self.tcp {
@@ -255,6 +305,10 @@ pub struct SessionView {
     pub idle: Option<Duration>,
     /// What was relayed.
     pub flows: Flows,
+    /// How well it had come in.
+    pub quality: Qualities,
+    /// Whether datagrams make the whole way.
+    pub udp: UdpVerdict,
 }
 
 impl Session {
@@ -279,6 +333,8 @@ impl Session {
                 .last_seen()
                 .map(|seen| now.saturating_duration_since(seen)),
             flows: self.flows,
+            quality: self.meters.read(),
+            udp: self.udp_verdict(now),
         }
     }
 }

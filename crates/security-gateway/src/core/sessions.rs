@@ -6,8 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use portcullis_protocol::esp::{self, Layout};
+
 use super::{
     grant::AdmissionKey,
+    quality::Meters,
+    rebind::Rebind,
     session::{Binding, Session, SessionKey},
     trial::Candidates,
 };
@@ -26,6 +30,8 @@ pub(crate) struct Sessions {
     by_admission: BTreeSet<(AdmissionKey, SessionKey)>,
     by_source: HashMap<SocketAddr, SessionKey>,
     by_agent: HashMap<SocketAddr, SessionKey>,
+    by_client: BTreeSet<(IpAddr, SessionKey)>,
+    by_spi: HashMap<(IpAddr, u32), SessionKey>,
     waiting: BTreeSet<(IpAddr, SessionKey)>,
     next: u64,
 }
@@ -50,6 +56,11 @@ impl Sessions {
         self.by_key.get_mut(&key)
     }
 
+    /// The meters of every session, in no order.
+    pub(crate) fn meters(&self) -> impl Iterator<Item = &Meters> {
+        self.by_key.values().map(|session| &session.meters)
+    }
+
     /// All keys, in order.
     pub(crate) fn keys(&self) -> Vec<SessionKey> {
         let mut keys: Vec<_> = self.by_key.keys().copied().collect();
@@ -64,12 +75,17 @@ impl Sessions {
         if by_agent {
             self.by_agent.insert(session.agent.udp(), key);
         }
+        self.by_client.insert((session.client(), key));
         self.by_key.insert(key, session);
         self.refresh(key);
     }
 
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Session> {
+        self.drop_rebind(key);
         let session = self.by_key.remove(&key)?;
+        if let Some(spi) = session.client_spi {
+            self.forget_spi(session.client(), spi, key);
+        }
         self.by_admission.remove(&(session.admission.clone(), key));
         if let Some(binding) = session.binding {
             self.by_source.remove(&binding.source);
@@ -77,8 +93,25 @@ impl Sessions {
         if self.by_agent.get(&session.agent.udp()) == Some(&key) {
             self.by_agent.remove(&session.agent.udp());
         }
+        self.by_client.remove(&(session.client(), key));
         self.waiting.remove(&(session.client(), key));
         Some(session)
+    }
+
+    /// Notes where the client of a session without a source comes from now.
+    pub(crate) fn set_client(&mut self, key: SessionKey, client: SocketAddr) {
+        let Some(session) = self.by_key.get_mut(&key) else {
+            return;
+        };
+        let old = std::mem::replace(&mut session.tcp_client, client).ip();
+        let spi = session.client_spi.take();
+        self.by_client.remove(&(old, key));
+        self.by_client.insert((client.ip(), key));
+        self.waiting.remove(&(old, key));
+        if let Some(spi) = spi {
+            self.forget_spi(old, spi, key);
+        }
+        self.refresh(key);
     }
 
     /// Brings the index of waiting sessions in step with this one's state.
@@ -96,19 +129,23 @@ impl Sessions {
 
     /// Binds a source to a session, in place of an earlier one.
     pub(crate) fn bind(&mut self, key: SessionKey, binding: Binding) {
+        self.drop_rebind(key);
         let Some(session) = self.by_key.get_mut(&key) else {
             return;
         };
         if let Some(old) = session.binding.replace(binding) {
             self.by_source.remove(&old.source);
         }
-        session.udp_came = true;
+        session.udp_came.get_or_insert(binding.since);
+        // What an earlier source sent says nothing of this one's layout.
+        session.meters.up.restart();
         self.by_source.insert(binding.source, key);
         self.refresh(key);
     }
 
     /// Forgets the source of a session.
     pub(crate) fn unbind(&mut self, key: SessionKey) {
+        self.drop_rebind(key);
         let Some(session) = self.by_key.get_mut(&key) else {
             return;
         };
@@ -116,6 +153,87 @@ impl Sessions {
             self.by_source.remove(&old.source);
         }
         self.refresh(key);
+    }
+
+    /// Lets datagrams of a second source in beside the one a session is bound to.
+    pub(crate) fn begin_rebind(&mut self, key: SessionKey, rebind: Rebind) {
+        self.drop_rebind(key);
+        if let Some(session) = self.by_key.get_mut(&key) {
+            self.by_source.insert(rebind.source, key);
+            session.rebind = Some(Box::new(rebind));
+        }
+    }
+
+    /// Takes a change of source back.
+    pub(crate) fn drop_rebind(&mut self, key: SessionKey) {
+        let rebind = self
+            .by_key
+            .get_mut(&key)
+            .and_then(|session| session.rebind.take());
+        if let Some(rebind) = rebind {
+            self.by_source.remove(&rebind.source);
+        }
+    }
+
+    /// Makes the second source of a session its only one.
+    pub(crate) fn finish_rebind(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.by_key.get_mut(&key) else {
+            return;
+        };
+        let Some(rebind) = session.rebind.take() else {
+            return;
+        };
+        let binding = Binding {
+            source: rebind.source,
+            since: now,
+            confirmed: true,
+        };
+        if let Some(old) = session.binding.replace(binding) {
+            self.by_source.remove(&old.source);
+        }
+        session.meters.up = rebind.into_meter();
+        self.refresh(key);
+    }
+
+    /// Brings the index of SPIs in step with what a session's client uses now.
+    #[cold]
+    pub(crate) fn learn_spi(&mut self, key: SessionKey) {
+        let Some(session) = self.by_key.get_mut(&key) else {
+            return;
+        };
+        let client = session.client();
+        let new = session.meters.up.spi();
+        let old = std::mem::replace(&mut session.client_spi, new);
+        if let Some(spi) = old {
+            self.forget_spi(client, spi, key);
+        }
+        if let Some(spi) = new {
+            self.by_spi.insert((client, spi), key);
+        }
+    }
+
+    fn forget_spi(&mut self, client: IpAddr, spi: u32, key: SessionKey) {
+        // Two clients behind one address may have chosen the same.
+        if self.by_spi.get(&(client, spi)) == Some(&key) {
+            self.by_spi.remove(&(client, spi));
+        }
+    }
+
+    /// The session of an address whose client was where this datagram goes on. Its agent has answered its source before, and its
+    /// control connection stands.
+    pub(crate) fn continued_by(&self, client: IpAddr, payload: &[u8]) -> Option<SessionKey> {
+        [Layout::WithTransportHeader, Layout::Bare]
+            .into_iter()
+            .filter_map(|layout| {
+                let spi = esp::header(payload, layout)?.spi;
+                self.by_key.get(self.by_spi.get(&(client, spi))?)
+            })
+            .find(|session| {
+                session.tcp.is_open()
+                    && session.binding.is_some_and(|binding| binding.confirmed)
+                    && session.meters.up.is_continued_by(payload)
+            })
+            .map(|session| session.key)
     }
 
     /// The session a source is bound to.
@@ -143,17 +261,8 @@ impl Sessions {
 
     /// Whether this address has any session.
     pub(crate) fn any_of(&self, client: IpAddr) -> bool {
-        let from = (
-            AdmissionKey {
-                client,
-                server_name: None,
-            },
-            SessionKey(0),
-        );
-        self.by_admission
-            .range(from..)
-            .next()
-            .is_some_and(|(admission, _)| admission.client == client)
+        let range = (client, SessionKey(0))..=(client, SessionKey(u64::MAX));
+        self.by_client.range(range).next().is_some()
     }
 
     /// Whether a new source may still be bound to this session.
@@ -185,11 +294,23 @@ impl Sessions {
     #[cfg(test)]
     pub(crate) fn checked_entries(&self) -> usize {
         assert_eq!(self.by_admission.len(), self.by_key.len());
+        assert_eq!(self.by_client.len(), self.by_key.len());
         let bound = self
             .by_key
             .values()
             .filter(|session| session.binding.is_some());
-        assert_eq!(self.by_source.len(), bound.count());
+        let rebinding = self
+            .by_key
+            .values()
+            .filter(|session| session.rebind.is_some());
+        assert_eq!(self.by_source.len(), bound.count() + rebinding.count());
+        for ((client, spi), key) in &self.by_spi {
+            let session = &self.by_key[key];
+            assert_eq!(
+                (session.client(), session.client_spi),
+                (*client, Some(*spi))
+            );
+        }
         let waiting = self
             .by_key
             .values()
@@ -197,6 +318,7 @@ impl Sessions {
         assert_eq!(self.waiting.len(), waiting.count());
         for (key, session) in &self.by_key {
             assert_eq!(session.key, *key);
+            assert!(self.by_client.contains(&(session.client(), *key)));
             assert!(
                 self.by_admission
                     .contains(&(session.admission.clone(), *key))
@@ -209,6 +331,11 @@ impl Sessions {
                 assert_eq!(self.by_source.get(&binding.source), Some(key));
                 assert_eq!(binding.source.ip(), session.client());
             }
+            if let Some(rebind) = &session.rebind {
+                assert_eq!(self.by_source.get(&rebind.source), Some(key));
+                assert_eq!(rebind.source.ip(), session.client());
+                assert!(session.binding.is_some_and(|binding| binding.confirmed));
+            }
         }
         for (agent, key) in &self.by_agent {
             assert_eq!(self.by_key[key].agent.udp(), *agent);
@@ -217,6 +344,8 @@ impl Sessions {
             + self.by_admission.len()
             + self.by_source.len()
             + self.by_agent.len()
+            + self.by_client.len()
+            + self.by_spi.len()
             + self.waiting.len()
     }
 }

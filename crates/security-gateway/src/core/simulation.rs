@@ -42,6 +42,11 @@ enum Step {
         socket: u8,
         size: u16,
     },
+    /// A client sends a few times from one port, and the agents of all its sessions answer each time.
+    Talk {
+        client: u8,
+        port: u8,
+    },
     Kill(u8),
     Drain(bool),
     Pass(Duration),
@@ -77,10 +82,26 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, port, size)| Step::FromClient { client, port, size }),
         6 => (agent(), any::<u8>(), size())
             .prop_map(|(agent, socket, size)| Step::FromAgent { agent, socket, size }),
+        6 => (client(), 0..3_u8).prop_map(|(client, port)| Step::Talk { client, port }),
         1 => any::<u8>().prop_map(Step::Kill),
         1 => prop::bool::weighted(0.1).prop_map(Step::Drain),
         3 => time().prop_map(Step::Pass),
         1 => time().prop_map(Step::Oversleep),
+    ]
+}
+
+/// What happens to sessions that stand when their clients' ports change all the time.
+fn restless_step() -> impl Strategy<Value = Step> {
+    let client = || 0..3_u8;
+    let port = || 0..3_u8;
+    prop_oneof![
+        8 => (client(), port()).prop_map(|(client, port)| Step::Talk { client, port }),
+        4 => (client(), port())
+            .prop_map(|(client, port)| Step::FromClient { client, port, size: 100 }),
+        1 => any::<u8>().prop_map(Step::TcpClosed),
+        2 => client().prop_map(|client| Step::Hello { client, name: Some(0) }),
+        1 => any::<u8>().prop_map(Step::Kill),
+        1 => (1..8_u64).prop_map(|seconds| Step::Pass(Duration::from_secs(seconds))),
     ]
 }
 
@@ -127,6 +148,8 @@ struct World {
     grants: Vec<ModelGrant>,
     live: BTreeMap<SessionKey, ModelSession>,
     ended: BTreeMap<SessionKey, EndReason>,
+    /// The last sequence number a client used; one count for all is as good as many.
+    sequence: u32,
 }
 
 impl World {
@@ -148,6 +171,7 @@ impl World {
             grants: Vec::new(),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
+            sequence: 0,
         }
     }
 
@@ -189,6 +213,21 @@ impl World {
                 socket,
                 size,
             } => self.agent_datagram(agent, socket, size),
+            Step::Talk { client, port } => {
+                for _ in 0..6 {
+                    self.client_datagram(client, port, 100);
+                    let answering: Vec<_> = self
+                        .live
+                        .iter()
+                        .filter(|(_, session)| session.client == client)
+                        .map(|(key, session)| (*key, session.agent))
+                        .collect();
+                    for (key, agent) in answering {
+                        self.answer(key, agent, 100);
+                    }
+                    self.now += Duration::from_millis(300);
+                }
+            }
             Step::Kill(number) => {
                 if let Some(key) = self.pick(number) {
                     assert!(
@@ -285,7 +324,12 @@ impl World {
 
     fn client_datagram(&mut self, client: u8, port: u8, size: u16) {
         let from = SocketAddr::new(client_ip(client), 4000 + u16::from(port));
-        let payload = vec![0; usize::from(size)];
+        // A client's datagrams are ESP of one SPI whatever port they come from, as behind a NAT that changes its mind.
+        self.sequence += 1;
+        let mut payload = [u32::from(client) + 1_000, self.sequence]
+            .map(u32::to_be_bytes)
+            .concat();
+        payload.resize(usize::from(size), 0);
         let verdict = self
             .gateway
             .handle_client_datagram(from, &payload, self.now);
@@ -300,12 +344,22 @@ impl World {
     }
 
     fn agent_datagram(&mut self, agent: u8, socket: u8, size: u16) {
+        match self.pick(socket) {
+            Some(key) => self.answer(key, agent, size),
+            None if self.ports == UpstreamPorts::Shared => {
+                self.answer(SessionKey(0), agent, size);
+            }
+            None => {}
+        }
+    }
+
+    /// A datagram of an agent on the socket that the session has.
+    fn answer(&mut self, key: SessionKey, agent: u8, size: u16) {
         let from = agent_endpoint(agent).udp();
         let payload = vec![0; usize::from(size)];
-        let upstream = match (self.ports, self.pick(socket)) {
-            (UpstreamPorts::Shared, _) => UpstreamSocket::Shared,
-            (UpstreamPorts::PerSession, Some(key)) => UpstreamSocket::Of(key),
-            (UpstreamPorts::PerSession, None) => return,
+        let upstream = match self.ports {
+            UpstreamPorts::Shared => UpstreamSocket::Shared,
+            UpstreamPorts::PerSession => UpstreamSocket::Of(key),
         };
         let verdict = self
             .gateway
@@ -382,6 +436,23 @@ proptest! {
     ) {
         let ports = if shared { UpstreamPorts::Shared } else { UpstreamPorts::PerSession };
         let mut world = World::new(ports);
+        for step in &steps {
+            world.take(step);
+        }
+        world.finish();
+    }
+
+    #[test]
+    fn a_restless_nat_breaks_no_rule(
+        steps in prop::collection::vec(restless_step(), 1..40),
+        ports in prop_oneof![Just(UpstreamPorts::Shared), Just(UpstreamPorts::PerSession)],
+    ) {
+        let mut world = World::new(ports);
+        for client in 0..3 {
+            world.take(&Step::Grant { client, name: Some(0), agent: client, user: client });
+            world.take(&Step::Hello { client, name: Some(0) });
+            world.take(&Step::Talk { client, port: 0 });
+        }
         for step in &steps {
             world.take(step);
         }

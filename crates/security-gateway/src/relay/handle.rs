@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use portcullis_protocol::esp::Layout;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use crate::{
     core::{
-        EndReason, Flow, GrantRefusal, GrantRequest, Granted, SessionKey, SessionView, TcpState,
+        EndReason, Flow, GrantRefusal, GrantRequest, Granted, Quality, Reason, SessionKey,
+        SessionView, TcpState,
     },
     metrics::Metrics,
 };
@@ -19,12 +21,38 @@ pub struct GatewayHandle {
 }
 
 /// What went one way in a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowSummary {
     /// Datagrams relayed.
     pub packets: u64,
     /// Their UDP payloads together, in bytes.
     pub bytes: u64,
+    /// How well they had come in. A gateway of an earlier version does not say.
+    #[serde(default)]
+    pub quality: QualitySummary,
+}
+
+/// How well datagrams came in one way, by their sequence numbers, on the leg before the gateway: upwards the client's, downwards
+/// the agent's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QualitySummary {
+    /// Where the ESP header was found to stand: `transport_header` or `bare`; `None` while that is not known, and then nothing is
+    /// counted.
+    pub layout: Option<String>,
+    /// Sequence numbers that came, each counted once.
+    pub received: u64,
+    /// Sequence numbers that did not come.
+    pub lost: u64,
+    /// Sequence numbers that have not come and are still waited for.
+    pub missing: u64,
+    /// Received ones that came after a newer one.
+    pub reordered: u64,
+    /// Sequence numbers that came again.
+    pub duplicated: u64,
+    /// Datagrams that came too late to be of use; they are among the lost.
+    pub late: u64,
+    /// How unevenly datagrams come, in microseconds; the sender's own unevenness is contained in it.
+    pub jitter_us: Option<u64>,
 }
 
 /// A session, for administrators.
@@ -52,6 +80,11 @@ pub struct SessionSummary {
     pub age_seconds: u64,
     /// Milliseconds since a datagram was last relayed.
     pub idle_ms: Option<u64>,
+    /// Whether datagrams make the whole way: `too_soon` to say, `client_silent` (the control connection came, but UDP never did:
+    /// blocked on the client's side), `agent_silent` (the agent never answered the client's datagrams) or `both_ways`. A gateway
+    /// of an earlier version does not say.
+    #[serde(default)]
+    pub udp: Option<String>,
     /// From the client to the agent.
     pub up: FlowSummary,
     /// From the agent to the client.
@@ -134,17 +167,42 @@ impl From<SessionView> for SessionSummary {
             .to_owned(),
             age_seconds: view.age.as_secs(),
             idle_ms: view.idle.map(milliseconds),
-            up: view.flows.up.into(),
-            down: view.flows.down.into(),
+            udp: Some(view.udp.label().to_owned()),
+            up: FlowSummary::new(view.flows.up, &view.quality.up),
+            down: FlowSummary::new(view.flows.down, &view.quality.down),
         }
     }
 }
 
-impl From<Flow> for FlowSummary {
-    fn from(flow: Flow) -> Self {
+impl FlowSummary {
+    fn new(flow: Flow, quality: &Quality) -> Self {
         Self {
             packets: flow.packets,
             bytes: flow.bytes,
+            quality: quality.into(),
+        }
+    }
+}
+
+impl From<&Quality> for QualitySummary {
+    fn from(quality: &Quality) -> Self {
+        Self {
+            layout: quality.layout.map(|layout| {
+                match layout {
+                    Layout::WithTransportHeader => "transport_header",
+                    Layout::Bare => "bare",
+                }
+                .to_owned()
+            }),
+            received: quality.counts.received,
+            lost: quality.counts.lost,
+            missing: quality.missing,
+            reordered: quality.counts.reordered,
+            duplicated: quality.counts.duplicated,
+            late: quality.counts.late,
+            jitter_us: quality
+                .jitter
+                .map(|jitter| u64::try_from(jitter.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 }

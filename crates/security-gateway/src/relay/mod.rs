@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use handle::{FlowSummary, GatewayHandle, SessionSummary};
+pub use handle::{FlowSummary, GatewayHandle, QualitySummary, SessionSummary};
 pub(crate) use shared::Shared;
 
 use self::{

@@ -16,7 +16,7 @@ use super::{
     notes::{EarlyClose, LogBudget, Troubles},
     upstream::UpstreamSockets,
 };
-use crate::core::{Admission, AdmissionRefusal, Event, Gateway, SessionKey, Tally};
+use crate::core::{Admission, AdmissionRefusal, Event, Gateway, Reason, SessionKey, Tally};
 
 /// What every task of a gateway shares.
 #[derive(Debug)]
@@ -210,16 +210,21 @@ fn log_event(event: &Event) {
             reason,
             lasted,
             totals,
+            quality,
+            udp,
         } => {
             info!(
                 session = %log_id,
                 %key,
                 %reason,
+                udp = udp.label(),
                 seconds = lasted.as_secs(),
                 packets_up = totals.up.packets,
                 packets_down = totals.down.packets,
                 bytes_up = totals.up.bytes,
                 bytes_down = totals.down.bytes,
+                lost_up = quality.up.counts.lost,
+                lost_down = quality.down.counts.lost,
                 "Session ended"
             );
         }

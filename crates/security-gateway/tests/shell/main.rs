@@ -5,5 +5,6 @@ mod control;
 mod crowd;
 mod harness;
 mod metrics;
+mod quality;
 mod tcp;
 mod udp;

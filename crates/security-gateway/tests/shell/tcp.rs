@@ -120,6 +120,7 @@ async fn another_name_or_another_address_is_refused() {
         AdmissionRefusal::WrongServerName { granted: None },
         AdmissionRefusal::WrongClientAddress {
             granted: ip(CLIENT),
+            came: ip(OTHER_CLIENT),
         },
         AdmissionRefusal::NoGrant,
     ] {

@@ -276,7 +276,7 @@ async fn silence_ends_a_session_and_closes_its_control_connection() {
     assert!(is_closed(&mut client_tcp).await);
     assert!(is_closed(&mut agent_tcp).await);
     let ended = site.counters().ended;
-    assert_eq!(ended.count(&EndReason::Idle), 1);
+    assert_eq!(ended.count(&EndReason::AgentNeverAnswered), 1);
     assert_eq!(site.gateway.session_count(), 0);
     site.stop().await;
 }

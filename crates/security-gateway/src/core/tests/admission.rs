@@ -95,7 +95,8 @@ fn refusals_name_their_reason() {
     assert_eq!(
         bench.hello(OTHER_CLIENT, Some("desk-1")),
         Err(AdmissionRefusal::WrongClientAddress {
-            granted: ip(CLIENT)
+            granted: ip(CLIENT),
+            came: ip(OTHER_CLIENT),
         })
     );
     assert_eq!(bench.gateway.session_count(), 0);

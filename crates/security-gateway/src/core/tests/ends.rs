@@ -43,6 +43,9 @@ fn coming_back_starts_the_idle_limit_anew() {
     let mut bench = Bench::new(UpstreamPorts::Shared);
     let session = bench.session(CLIENT, "a", agent(1));
     bench.up(CLIENT, 4000).expect("forwarded");
+    bench
+        .down(UpstreamSocket::Shared, agent(1))
+        .expect("forwarded");
     bench.pass(secs(70));
     bench.gateway.handle_tcp_closed(session, bench.now);
     bench.pass(secs(10));
@@ -207,6 +210,7 @@ fn every_reason_has_a_label_of_its_own() {
         AdmissionRefusal::WrongServerName { granted: None },
         AdmissionRefusal::WrongClientAddress {
             granted: ip(CLIENT),
+            came: ip(OTHER_CLIENT),
         },
         AdmissionRefusal::Ambiguous,
     ]);
@@ -215,10 +219,17 @@ fn every_reason_has_a_label_of_its_own() {
         EndReason::AgentUnreachable,
         EndReason::Idle,
         EndReason::UdpNeverCame,
+        EndReason::AgentNeverAnswered,
         EndReason::TimeLimit,
         EndReason::Superseded,
         EndReason::Administrator,
         EndReason::Shutdown,
+    ]);
+    check(&[
+        UdpVerdict::TooSoon,
+        UdpVerdict::ClientSilent,
+        UdpVerdict::AgentSilent,
+        UdpVerdict::BothWays,
     ]);
     check(&[
         DropReason::TooShort,

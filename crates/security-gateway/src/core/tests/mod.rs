@@ -1,8 +1,12 @@
 //! One rule a test, in virtual time.
 
+mod address_policy;
 mod admission;
 mod datagrams;
 mod ends;
+mod preflight;
+mod quality;
+mod rebind;
 
 use std::{
     net::{IpAddr, SocketAddr},
