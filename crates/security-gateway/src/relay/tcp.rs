@@ -227,13 +227,7 @@ impl<'a> PassThrough<'a> {
     async fn connect(&self, client: &TcpStream, limits: &TcpLimits) -> io::Result<TcpStream> {
         let agent = self.admitted.admission.agent;
         socket::prepare_tcp(client)?;
-        upstream::open_for(
-            self.shared,
-            self.session(),
-            agent,
-            &self.admitted.session_over,
-        )
-        .await?;
+        upstream::open_for(self.shared, self.session(), agent)?;
         let connect = socket::connect_tcp(limits.agent_local, agent.tcp());
         let stream = timeout(limits.agent_connect, connect)
             .await
