@@ -5,6 +5,7 @@
 
 mod handle;
 mod notes;
+mod pass;
 mod runs;
 mod shared;
 mod socket;

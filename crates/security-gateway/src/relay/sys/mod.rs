@@ -1,10 +1,12 @@
-//! The system calls the relay needs and no safe wrapper offers: batches of datagrams, and waiting for many sockets.
+//! The system calls the relay needs and no safe wrapper offers: batches of datagrams, waiting for many sockets, and moving bytes
+//! between connections.
 //!
 //! All unsafe code of the gateway is here. Pointers handed to the kernel are made and used within one call, from memory that is
 //! borrowed for that call, so that none can be left hanging.
 
 mod address;
 mod control;
+mod pipe;
 mod poll;
 mod receive;
 mod send;
@@ -14,6 +16,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+pub(super) use pipe::Pipe;
 pub(super) use poll::{Events, Poll, WAKE};
 pub(super) use receive::{Message, Receiver};
 pub(super) use send::{MAX_RUN_BYTES, MAX_SEGMENTS, Piece, Run, Sender};
