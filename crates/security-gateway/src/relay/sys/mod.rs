@@ -3,6 +3,7 @@
 //!
 //! All unsafe code of the gateway is here. Pointers handed to the kernel are made and used within one call, from memory that is
 //! borrowed for that call, so that none can be left hanging.
+//! Numbers are cast to whatever integer a C library has for them (`as _`): glibc and musl differ, and all are small.
 
 mod address;
 mod control;

@@ -86,7 +86,9 @@ impl Receiver {
             header.msg_namelen = NAME_ROOM;
             header.msg_iov = part;
             header.msg_iovlen = 1;
-            (header.msg_control, header.msg_controllen) = control.room();
+            let (control, length) = control.room();
+            header.msg_control = control;
+            header.msg_controllen = length as _;
             header.msg_flags = 0;
         }
         // SAFETY: the first `wanted` headers have just been pointed at live memory of the lengths given, all of it borrowed mutably
@@ -96,7 +98,7 @@ impl Receiver {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 u32::try_from(wanted).unwrap_or(0),
-                libc::MSG_DONTWAIT,
+                libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
         };
@@ -122,7 +124,7 @@ impl Receiver {
             .take(self.received)
             .enumerate()
             .filter_map(|(index, ((header, name), control))| {
-                let details = control.read(header.msg_hdr.msg_controllen);
+                let details = control.read(header.msg_hdr.msg_controllen as _);
                 let length = usize::try_from(header.msg_len).ok()?;
                 Some(Message {
                     from: address::decode(name)?,

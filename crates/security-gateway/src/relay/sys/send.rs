@@ -104,7 +104,7 @@ impl Sender {
             parts = behind;
             let header = &mut header.msg_hdr;
             header.msg_iov = own.as_mut_ptr();
-            header.msg_iovlen = own.len();
+            header.msg_iovlen = own.len() as _;
             header.msg_name = ptr::null_mut();
             header.msg_namelen = 0;
             if let Some(to) = run.to {
@@ -116,8 +116,9 @@ impl Sender {
                 tos: run.tos,
                 local: run.local,
             };
-            header.msg_controllen = control.write(&details, run.ipv4);
-            header.msg_control = if header.msg_controllen == 0 {
+            let written = control.write(&details, run.ipv4);
+            header.msg_controllen = written as _;
+            header.msg_control = if written == 0 {
                 ptr::null_mut()
             } else {
                 control.room().0
@@ -131,7 +132,7 @@ impl Sender {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 u32::try_from(runs.len()).unwrap_or(0),
-                libc::MSG_DONTWAIT,
+                libc::MSG_DONTWAIT as _,
             )
         };
         check(result.into())
