@@ -1,27 +1,33 @@
 //! The gateway with its sockets: a thin shell around [`crate::core`].
 //!
-//! Tasks: one accepts control connections and owns one task for each; one receives datagrams of clients, one each socket
-//! towards agents; one sleeps until the core's next deadline. All of them end with [`SecurityGateway::run`].
+//! Tasks: one accepts control connections and owns one task for each; one sleeps until the core's next deadline. A thread relays
+//! datagrams. All of them end with [`SecurityGateway::run`].
 
 mod handle;
 mod notes;
+mod pass;
+mod runs;
 mod shared;
 mod socket;
+#[expect(
+    unsafe_code,
+    reason = "the system calls that carry many datagrams at once have no safe wrapper"
+)]
+mod sys;
 mod tcp;
 mod udp;
 mod upstream;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::mpsc,
+    net::TcpListener,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -31,12 +37,8 @@ use tracing::{error, info, warn};
 pub use handle::{FlowSummary, GatewayHandle, QualitySummary, SessionSummary};
 pub(crate) use shared::Shared;
 
-use self::{
-    tcp::TcpLimits,
-    udp::Side,
-    upstream::{Opened, UpstreamSockets},
-};
-use crate::core::{EndReason, Gateway, Limits, Settings, UpstreamPorts, UpstreamSocket};
+use self::{sys::Poll, tcp::TcpLimits, udp::Worker, upstream::UpstreamSockets};
+use crate::core::{EndReason, Gateway, Limits, Settings, UpstreamPorts};
 
 /// The port PCoIP uses, TCP and UDP.
 pub const PCOIP_PORT: u16 = 4172;
@@ -71,8 +73,8 @@ pub enum Upstream {
 pub struct GatewayConfig {
     /// Where control connections of clients are taken.
     pub tcp_listen: SocketAddr,
-    /// Where datagrams of clients are taken; with port 0, on the port of `tcp_listen`, since clients use one number for both. A host
-    /// with several addresses in the clients' network must name one here, or answers may leave from another.
+    /// Where datagrams of clients are taken; with port 0, on the port of `tcp_listen`, since clients use one number for both. Answers
+    /// leave from the address the client sent to.
     pub udp_listen: SocketAddr,
     /// Where clients reach this gateway from outside. The first of a client's address family is handed to it.
     pub public_addresses: Vec<IpAddr>,
@@ -158,7 +160,6 @@ pub enum BindError {
 pub struct SecurityGateway {
     shared: Arc<Shared>,
     listener: TcpListener,
-    opened: Option<mpsc::Receiver<Opened>>,
     limits: TcpLimits,
     tcp_address: SocketAddr,
     udp_address: SocketAddr,
@@ -178,10 +179,15 @@ impl SecurityGateway {
         check_public_addresses(&config.public_addresses)?;
         let (listener, tcp_address, clients, udp_address) =
             bind_client_ports(config.tcp_listen, config.udp_listen)?;
-        let (upstream, opened) = UpstreamSockets::open(config.upstream, config.upstream_address)?;
+        let upstream = UpstreamSockets::open(config.upstream, config.upstream_address)?;
+        let poll = Poll::new().map_err(|source| BindError::Udp {
+            address: udp_address,
+            source,
+        })?;
         let upstream_addresses = upstream
             .shared()
-            .iter()
+            .into_iter()
+            .flatten()
             .filter_map(|socket| socket.local_addr().ok())
             .collect();
         let core = Gateway::new(Settings {
@@ -194,9 +200,8 @@ impl SecurityGateway {
             limits: config.limits,
         });
         Ok(Self {
-            shared: Shared::new(core, clients, upstream),
+            shared: Shared::new(core, clients, upstream, Arc::new(poll)),
             listener,
-            opened,
             limits: TcpLimits {
                 client_hello: config.client_hello,
                 agent_connect: config.agent_connect,
@@ -251,25 +256,15 @@ impl SecurityGateway {
             self.limits,
             stop.clone(),
         ));
-        let mut relaying = JoinSet::new();
-        relaying.spawn(udp::receive(
-            Arc::clone(&shared),
-            Arc::clone(&shared.clients),
-            Side::Clients,
-        ));
-        for socket in shared.upstream.shared() {
-            let side = Side::Agents(UpstreamSocket::Shared);
-            relaying.spawn(udp::receive(Arc::clone(&shared), socket, side));
-        }
-        if let Some(opened) = self.opened {
-            relaying.spawn(upstream::serve(Arc::clone(&shared), opened));
-        }
-        relaying.spawn(keep_time(Arc::clone(&shared)));
+        let mut keeping_time = JoinSet::new();
+        keeping_time.spawn(keep_time(Arc::clone(&shared)));
+        let mut worker = Worker::start(&shared);
 
         tokio::select! {
             () = shutdown.cancelled() => {}
-            Some(ended) = relaying.join_next() => {
-                error!(?ended, "A task of the gateway ended before its time");
+            () = until_ended(&mut worker) => {}
+            Some(ended) = keeping_time.join_next() => {
+                error!(?ended, "The task that keeps time ended before its time");
             }
             Some(ended) = accepting.join_next() => {
                 error!(?ended, "The task that accepts connections ended before its time");
@@ -288,8 +283,20 @@ impl SecurityGateway {
             warn!("Control connections did not close in time");
         }
         accepting.shutdown().await;
-        relaying.shutdown().await;
+        drop(worker);
+        keeping_time.shutdown().await;
         info!(sessions, "Security Gateway stopped");
+    }
+}
+
+/// Waits for what must not happen: that datagrams are no longer relayed.
+async fn until_ended(worker: &mut io::Result<Worker>) {
+    match worker {
+        Ok(worker) => {
+            worker.ended().await;
+            error!("The thread that relays datagrams ended before its time");
+        }
+        Err(error) => error!(%error, "Cannot start the thread that relays datagrams"),
     }
 }
 

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use portcullis_protocol::client_hello::ServerName;
-use tokio::{net::UdpSocket, sync::Notify};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
     notes::{EarlyClose, LogBudget, Troubles},
+    sys::Poll,
     upstream::UpstreamSockets,
 };
 use crate::core::{Admission, AdmissionRefusal, Event, Gateway, Reason, SessionKey, Tally};
@@ -25,7 +26,9 @@ pub(crate) struct Shared {
     /// Told when the core's next deadline has come nearer.
     pub(super) wake: Notify,
     /// Where datagrams of clients come in and go out.
-    pub(super) clients: Arc<UdpSocket>,
+    pub(super) clients: UdpSocket,
+    /// What the thread that relays datagrams waits with; every UDP socket is in it.
+    pub(super) poll: Arc<Poll>,
     pub(super) upstream: UpstreamSockets,
     pub(crate) client_troubles: Troubles,
     pub(crate) agent_troubles: Troubles,
@@ -37,11 +40,16 @@ struct Guarded {
     core: Gateway,
     /// Every session of the core has an entry, made and removed under the same lock.
     sessions: HashMap<SessionKey, Tokens>,
+    /// Of sessions alone, each removed with its session.
+    locals: Locals,
     /// What the timer task sleeps for.
     armed: Option<Instant>,
     early_closes: Tally<EarlyClose>,
     log: LogBudget,
 }
+
+/// The local address that the client of each session sends to, where the socket has several.
+pub(super) type Locals = HashMap<SessionKey, IpAddr>;
 
 /// Cancelled when a session, or its present control connection, is to end.
 #[derive(Debug)]
@@ -54,19 +62,24 @@ struct Tokens {
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) admission: Admission,
-    /// Cancelled when the session ends.
-    pub(super) session_over: CancellationToken,
     /// Cancelled when the session ends, or the client comes back on another connection.
     pub(super) connection_over: CancellationToken,
 }
 
 impl Shared {
-    pub(super) fn new(core: Gateway, clients: UdpSocket, upstream: UpstreamSockets) -> Arc<Self> {
+    pub(super) fn new(
+        core: Gateway,
+        clients: UdpSocket,
+        upstream: UpstreamSockets,
+        poll: Arc<Poll>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            clients: Arc::new(clients),
+            clients,
+            poll,
             guarded: Mutex::new(Guarded {
                 core,
                 sessions: HashMap::new(),
+                locals: HashMap::new(),
                 armed: None,
                 early_closes: Tally::default(),
                 log: LogBudget::default(),
@@ -83,6 +96,11 @@ impl Shared {
         self.with_guarded(|guarded, now| decide(&mut guarded.core, now))
     }
 
+    /// Lets the core decide on datagrams, and does what follows from it. Local addresses may be kept for sessions that live.
+    pub(super) fn with_locals(&self, decide: impl FnOnce(&mut Gateway, &mut Locals, Instant)) {
+        self.with_guarded(|guarded, now| decide(&mut guarded.core, &mut guarded.locals, now));
+    }
+
     fn with_guarded<R>(&self, decide: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut ended = Vec::new();
         let (result, nearer) = {
@@ -95,6 +113,7 @@ impl Shared {
                     && let Some(tokens) = guarded.sessions.remove(key)
                 {
                     tokens.session.cancel();
+                    guarded.locals.remove(key);
                     self.upstream.close(*key);
                 }
                 ended.push(event);
@@ -148,7 +167,6 @@ impl Shared {
             }
             Ok(Admitted {
                 admission,
-                session_over: tokens.session.clone(),
                 connection_over: tokens.connection.clone(),
             })
         })

@@ -2,13 +2,14 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::sys::{self, Tell, set_option};
 
 /// Receive and send buffers asked for, in bytes: some 40 ms of a session at the highest rate agents allow (900 Mbit/s). The
 /// kernel gives what `net.core.rmem_max` and `wmem_max` allow.
@@ -37,8 +38,14 @@ pub(super) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 pub(super) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = open_udp(address)?;
     take_ipv4_too(&socket, address)?;
+    let tell = if address.ip().is_unspecified() {
+        Tell::ClassAndLocal
+    } else {
+        Tell::Class
+    };
+    sys::prepare_udp(&socket, address.is_ipv6(), tell);
     socket.bind(&SockAddr::from(address))?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// The same for the address's own family only.
@@ -47,17 +54,19 @@ pub(super) fn bind_udp_one_family(address: SocketAddr) -> io::Result<UdpSocket> 
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    sys::prepare_udp(&socket, address.is_ipv6(), Tell::Class);
     socket.bind(&SockAddr::from(address))?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Opens a UDP socket of its own for one agent, on a port the kernel chooses.
 pub(super) fn connect_udp(local: IpAddr, agent: SocketAddr) -> io::Result<UdpSocket> {
     let local = SocketAddr::new(local, 0);
     let socket = open_udp(local)?;
+    sys::prepare_udp(&socket, local.is_ipv6(), Tell::Class);
     socket.bind(&SockAddr::from(local))?;
     socket.connect(&SockAddr::from(agent))?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Connects to an agent, from a given address if there is one.
@@ -84,17 +93,6 @@ pub(super) fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
             .with_retries(KEEPALIVE_PROBES),
     )?;
     socket.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED))
-}
-
-/// Sends one datagram without waiting. The socket must be non-blocking; a full send buffer is an error like any other. An IPv6
-/// socket open to both families takes an IPv4 destination as it is.
-pub(super) fn send(socket: &UdpSocket, payload: &[u8], to: Option<SocketAddr>) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    match to {
-        Some(to) => socket.send_to(payload, &SockAddr::from(to))?,
-        None => socket.send(payload)?,
-    };
-    Ok(())
 }
 
 fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -141,64 +139,21 @@ fn never_fragment(socket: &Socket, ipv6: bool) -> io::Result<()> {
     Ok(())
 }
 
-#[expect(
-    unsafe_code,
-    reason = "no safe wrapper offers the path MTU discovery option"
-)]
-fn set_option(socket: &Socket, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    const LENGTH: libc::socklen_t = 4;
-    const _: () = assert!(size_of::<libc::c_int>() == LENGTH as usize);
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the pointer is to a live `c_int` of the length given,
-    // which the kernel only reads during the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            LENGTH,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[expect(unsafe_code, reason = "reads back what was set")]
-    fn option(socket: &Socket, level: i32, name: i32) -> libc::c_int {
-        let mut value: libc::c_int = -1;
-        let mut length: libc::socklen_t = 4;
-        // SAFETY: both pointers are to live locals, and `length` says how many bytes the kernel may write to `value`.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                (&raw mut value).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(result, 0);
-        value
-    }
+    use super::{sys::option, *};
 
     #[test]
     fn datagrams_are_never_fragmented() {
         let v4 = open_udp("127.0.0.1:0".parse().expect("address")).expect("bound");
         assert_eq!(
-            option(&v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
-            libc::IP_PMTUDISC_PROBE
+            option(&v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).ok(),
+            Some(libc::IP_PMTUDISC_PROBE)
         );
         let v6 = open_udp("[::1]:0".parse().expect("address")).expect("bound");
         assert_eq!(
-            option(&v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-            libc::IPV6_PMTUDISC_PROBE
+            option(&v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER).ok(),
+            Some(libc::IPV6_PMTUDISC_PROBE)
         );
     }
 }

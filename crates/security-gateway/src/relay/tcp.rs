@@ -18,7 +18,7 @@ use portcullis_protocol::client_hello::{
     self, ClientHello, Progress, ReadClientHelloError, ServerName,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     notes::EarlyClose,
+    pass::pass,
     shared::{Admitted, Shared},
     socket, upstream,
 };
@@ -227,13 +228,7 @@ impl<'a> PassThrough<'a> {
     async fn connect(&self, client: &TcpStream, limits: &TcpLimits) -> io::Result<TcpStream> {
         let agent = self.admitted.admission.agent;
         socket::prepare_tcp(client)?;
-        upstream::open_for(
-            self.shared,
-            self.session(),
-            agent,
-            &self.admitted.session_over,
-        )
-        .await?;
+        upstream::open_for(self.shared, self.session(), agent)?;
         let connect = socket::connect_tcp(limits.agent_local, agent.tcp());
         let stream = timeout(limits.agent_connect, connect)
             .await
@@ -250,17 +245,17 @@ impl<'a> PassThrough<'a> {
         agent: &mut TcpStream,
         received: Vec<u8>,
     ) -> io::Result<()> {
-        let (mut from_client, mut to_client) = client.split();
-        let (mut from_agent, mut to_agent) = agent.split();
+        let (from_client, mut to_client) = client.split();
+        let (from_agent, mut to_agent) = agent.split();
         let up = async {
             to_agent.write_all(&received).await?;
             drop(received);
-            copy(&mut from_client, &mut to_agent).await?;
+            pass(from_client.as_ref(), to_agent.as_ref()).await?;
             self.report_closed();
             to_agent.shutdown().await
         };
         let down = async {
-            copy(&mut from_agent, &mut to_client).await?;
+            pass(from_agent.as_ref(), to_client.as_ref()).await?;
             self.report_closed();
             to_client.shutdown().await
         };
