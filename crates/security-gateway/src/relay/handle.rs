@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Shared;
 use crate::{
     core::{
-        EndReason, Flow, GrantRefusal, GrantRequest, Granted, SessionKey, SessionView, TcpState,
+        EndReason, Flow, GrantId, GrantRefusal, GrantRequest, Granted, SessionKey, SessionView,
+        StandingGrant, StandingGrantTaken, TcpState,
     },
     metrics::Metrics,
 };
@@ -69,6 +70,14 @@ impl GatewayHandle {
     /// See [`GrantRefusal`].
     pub fn authorize(&self, request: GrantRequest) -> Result<Granted, GrantRefusal> {
         self.shared.with(|core, now| core.authorize(request, now))
+    }
+
+    /// Adds a grant that stays as long as the gateway runs.
+    ///
+    /// # Errors
+    /// [`StandingGrantTaken`] when one for the same client network and server name is there already.
+    pub fn add_standing_grant(&self, grant: StandingGrant) -> Result<GrantId, StandingGrantTaken> {
+        self.shared.with(|core, _| core.add_standing_grant(grant))
     }
 
     /// Every session, oldest first.

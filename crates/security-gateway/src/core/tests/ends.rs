@@ -209,6 +209,8 @@ fn every_reason_has_a_label_of_its_own() {
             granted: ip(CLIENT),
         },
         AdmissionRefusal::Ambiguous,
+        AdmissionRefusal::Full,
+        AdmissionRefusal::Draining,
     ]);
     check(&[
         EndReason::TcpClosed,

@@ -3,6 +3,7 @@
 mod admission;
 mod datagrams;
 mod ends;
+mod standing;
 
 use std::{
     net::{IpAddr, SocketAddr},
