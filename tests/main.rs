@@ -10,6 +10,7 @@ mod configuration;
 mod demonstration;
 mod firewall;
 mod seven_steps;
+mod standing_grants;
 mod support;
 
 use std::process::ExitCode;
@@ -35,7 +36,14 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = Vec::new();
-    for (name, test) in [demonstration::TESTS, configuration::TESTS, bad_input::TESTS].concat() {
+    for (name, test) in [
+        demonstration::TESTS,
+        configuration::TESTS,
+        bad_input::TESTS,
+        standing_grants::TESTS,
+    ]
+    .concat()
+    {
         trials.push(trial(name, test));
     }
     for (name, test) in [seven_steps::TESTS, firewall::TESTS].concat() {

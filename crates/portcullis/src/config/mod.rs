@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod file;
+mod standing;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 use portcullis_broker::Directory;
 use portcullis_https::{CertificateDer, Identity, Trust};
 use portcullis_protocol::license_path::LicensePath;
+use portcullis_security_gateway::StandingGrant;
 use secrecy::SecretString;
 
 pub(crate) use error::ConfigError;
@@ -126,6 +128,7 @@ pub(crate) struct GatewaySection {
     pub(crate) tcp_grace: Duration,
     pub(crate) session_limit: Option<Duration>,
     pub(crate) control: Option<ControlSection>,
+    pub(crate) standing_grants: Vec<StandingGrant>,
 }
 
 /// `[security_gateway.control]`
