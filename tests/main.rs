@@ -9,6 +9,7 @@ mod bad_input;
 mod configuration;
 mod demonstration;
 mod firewall;
+mod relay_bench;
 mod seven_steps;
 mod standing_grants;
 mod support;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         configuration::TESTS,
         bad_input::TESTS,
         standing_grants::TESTS,
+        relay_bench::TESTS,
     ]
     .concat()
     {
