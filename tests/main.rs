@@ -9,7 +9,9 @@ mod bad_input;
 mod configuration;
 mod demonstration;
 mod firewall;
+mod relay_bench;
 mod seven_steps;
+mod standing_grants;
 mod support;
 
 use std::process::ExitCode;
@@ -35,7 +37,15 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = Vec::new();
-    for (name, test) in [demonstration::TESTS, configuration::TESTS, bad_input::TESTS].concat() {
+    for (name, test) in [
+        demonstration::TESTS,
+        configuration::TESTS,
+        bad_input::TESTS,
+        standing_grants::TESTS,
+        relay_bench::TESTS,
+    ]
+    .concat()
+    {
         trials.push(trial(name, test));
     }
     for (name, test) in [seven_steps::TESTS, firewall::TESTS].concat() {

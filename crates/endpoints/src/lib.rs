@@ -10,6 +10,7 @@ pub mod client;
 pub mod esp;
 pub mod flow;
 pub mod load;
+pub mod load_generator;
 pub mod payload;
 pub mod signalling;
 mod socket;

@@ -1,5 +1,9 @@
 //! `portcullis bench`: figures from the command as its users have it, as processes of their own.
 
+mod nginx;
+mod relay;
+mod subject;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     process::{ExitCode, Stdio},
@@ -26,6 +30,8 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{cli::Establish, config::LogFormat, logging, roles::milliseconds_since, terminal};
+
+pub(crate) use relay::relay;
 
 /// How long a process may take to be ready.
 const READY: Duration = Duration::from_secs(30);

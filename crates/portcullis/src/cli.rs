@@ -5,7 +5,8 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_endpoints::load_generator::MAX_SESSIONS;
 
 /// PCoIP Connection Manager and Security Gateway.
 ///
@@ -180,6 +181,72 @@ pub(crate) struct Agent {
 pub(crate) enum BenchCommand {
     /// Session establishments: a whole stack on loopback, N users, C at a time.
     Establish(Establish),
+    /// Datagrams of many sessions through a gateway: packets a second, loss, latency, processor time a packet.
+    ///
+    /// Starts `portcullis serve` on a core of its own and drives it on loopback from another one: N sessions, 20 packets down for each
+    /// one up, singly and in bursts.
+    Relay(Relay),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Relay {
+    /// Sessions at a time.
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SESSIONS)))]
+    pub(crate) sessions: u16,
+    /// Packets down a second, over all sessions, where loss, latency and processor time are measured; half of what the slower relay
+    /// carries otherwise.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) pps: Option<u32>,
+    /// Bytes of UDP payload in a packet down.
+    #[arg(long, default_value_t = 1200, value_name = "B", value_parser = clap::value_parser!(u16).range(40..=1472))]
+    pub(crate) bytes: u16,
+    /// Packets of a burst.
+    #[arg(long, default_value_t = 16, value_name = "K", value_parser = clap::value_parser!(u16).range(2..=40))]
+    pub(crate) burst: u16,
+    /// How long each part of a run takes, in seconds.
+    #[arg(long, default_value_t = 3, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Runs, of which the median is printed.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// One workload instead of both.
+    #[arg(long, value_enum)]
+    pub(crate) workload: Option<Workload>,
+    /// A port of its own towards the agent for each session, instead of one for all.
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Run the same through another relay, and print the ratios.
+    #[arg(long, value_enum)]
+    pub(crate) against: Option<Peer>,
+    /// Print one line of JSON a workload.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// One at a time, the sessions taking turns.
+    Single,
+    /// Bursts of equal packets.
+    Burst,
+}
+
+impl Workload {
+    /// Its name on the command line and in JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Burst => "burst",
+        }
+    }
+}
+
+/// Another relay to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// nginx's stream proxy, of Debian's packages nginx and libnginx-mod-stream. Root gets them installed.
+    Nginx,
 }
 
 #[derive(Debug, Args)]

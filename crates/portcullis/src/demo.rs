@@ -364,6 +364,7 @@ fn config(
             tcp_grace: TCP_GRACE,
             session_limit: None,
             control: None,
+            standing_grants: Vec::new(),
         }),
         license_server: Some(LicenseSection {
             listen: licenses,

@@ -52,6 +52,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench {
             command: BenchCommand::Establish(arguments),
         } => runtime()?.block_on(bench::establish(arguments)),
+        Command::Bench {
+            command: BenchCommand::Relay(arguments),
+        } => bench::relay(&arguments),
         Command::HashPassword(arguments) => password::hash(&arguments),
     }
 }

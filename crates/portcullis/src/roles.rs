@@ -254,6 +254,18 @@ impl Building {
         .await
         .context("cannot start the Security Gateway")?;
         let handle = gateway.handle();
+        for grant in section.standing_grants {
+            info!(
+                client = %grant.client,
+                server_name = grant.server_name.as_ref().map(ToString::to_string),
+                agent = %grant.agent.ip,
+                desktop = grant.desktop,
+                "Standing grant: clients are admitted without a Connection Manager"
+            );
+            handle
+                .add_standing_grant(grant)
+                .context("cannot add a standing grant")?;
+        }
         handle.metrics().register(&mut self.registry);
         self.addresses.security_gateway = Some(gateway.tcp_address());
         let mut stage = Stage::new("security_gateway");

@@ -24,6 +24,12 @@ impl LogId {
         Self(uuid)
     }
 
+    /// The `n`-th id of the series that starts with this one, for ids made without randomness.
+    #[must_use]
+    pub fn nth(self, n: u64) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() ^ u128::from(n)))
+    }
+
     /// Whether this is the all-zero id of a probe.
     #[must_use]
     pub fn is_nil(self) -> bool {
@@ -57,6 +63,15 @@ impl FromStr for LogId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_of_a_series_differ() {
+        let first = LogId::random();
+        assert_eq!(first.nth(0), first);
+        assert_ne!(first.nth(1), first);
+        assert_ne!(first.nth(1), first.nth(2));
+        assert_eq!(first.nth(7), first.nth(7));
+    }
 
     #[test]
     fn the_hyphenated_form_and_no_other() {

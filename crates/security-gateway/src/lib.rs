@@ -14,7 +14,10 @@ pub mod core;
 pub mod metrics;
 pub mod relay;
 
-pub use core::{AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted, Limits, SessionKey};
+pub use core::{
+    AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted, Limits, SessionKey, StandingGrant,
+    StandingGrantTaken,
+};
 pub use metrics::Metrics;
 pub use relay::{
     BindError, GatewayConfig, GatewayHandle, SecurityGateway, SessionSummary, Upstream,

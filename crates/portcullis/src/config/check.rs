@@ -131,7 +131,7 @@ fn remedy_for_shape(problem: &str) -> String {
     "see docs/configuration.md for what goes here".to_owned()
 }
 
-struct Checker {
+pub(super) struct Checker {
     base: PathBuf,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
@@ -485,6 +485,7 @@ impl Checker {
             Some(control) => Some(self.control(control)?),
             None => None,
         };
+        let standing_grants = self.standing_grants(section.standing_grant);
         let session_limit = section.session_hours.map(|hours| {
             self.bounded(hours, "security_gateway.session_hours", "hours", 1..=8760)
                 .saturating_mul(3600)
@@ -522,6 +523,7 @@ impl Checker {
             ),
             session_limit: session_limit.map(Duration::from_secs),
             control,
+            standing_grants,
         })
     }
 
@@ -609,7 +611,13 @@ impl Checker {
 
     // Values that occur in several sections.
 
-    fn wrong(&mut self, at: &Range<usize>, key: &str, problem: impl Into<String>, remedy: &str) {
+    pub(super) fn wrong(
+        &mut self,
+        at: &Range<usize>,
+        key: &str,
+        problem: impl Into<String>,
+        remedy: &str,
+    ) {
         self.mistakes
             .push(Mistake::new(at.clone(), key, problem, remedy));
     }
@@ -639,7 +647,7 @@ impl Checker {
         parsed
     }
 
-    fn ip(&mut self, value: &Spanned<String>, key: &str) -> Option<IpAddr> {
+    pub(super) fn ip(&mut self, value: &Spanned<String>, key: &str) -> Option<IpAddr> {
         let parsed = value.as_ref().parse().ok();
         if parsed.is_none() {
             let problem = format!("{:?} is not an IP address", value.as_ref());
@@ -677,7 +685,7 @@ impl Checker {
         Some(address)
     }
 
-    fn networks(&mut self, values: Vec<Spanned<String>>, key: &str) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, values: Vec<Spanned<String>>, key: &str) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for value in values {
             let text = value.as_ref();
@@ -727,7 +735,7 @@ impl Checker {
         parsed
     }
 
-    fn port(&mut self, value: Option<Spanned<u16>>, key: &str, default: u16) -> u16 {
+    pub(super) fn port(&mut self, value: Option<Spanned<u16>>, key: &str, default: u16) -> u16 {
         let Some(value) = value else { return default };
         if *value.as_ref() == 0 {
             self.wrong(

@@ -157,6 +157,20 @@ pub(super) struct SecurityGateway {
     pub(super) tcp_grace_seconds: Option<Spanned<u64>>,
     pub(super) session_hours: Option<Spanned<u64>>,
     pub(super) control: Option<Spanned<GatewayControl>>,
+    #[serde(default)]
+    pub(super) standing_grant: Vec<Spanned<StandingGrant>>,
+}
+
+/// Admission without a Connection Manager.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StandingGrant {
+    pub(super) client: Spanned<String>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) agent: Spanned<String>,
+    pub(super) tcp_port: Option<Spanned<u16>>,
+    pub(super) udp_port: Option<Spanned<u16>>,
+    pub(super) desktop: Option<String>,
 }
 
 /// Source port of UDP towards agents: a number, or `"ephemeral"`.

@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod file;
+mod standing;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,6 +19,7 @@ use portcullis_broker::Directory;
 use portcullis_connection_manager::AgentAddressRule;
 use portcullis_https::{CertificateDer, Identity, Trust};
 use portcullis_protocol::license_path::LicensePath;
+use portcullis_security_gateway::StandingGrant;
 use secrecy::SecretString;
 
 pub(crate) use error::ConfigError;
@@ -128,6 +130,7 @@ pub(crate) struct GatewaySection {
     pub(crate) tcp_grace: Duration,
     pub(crate) session_limit: Option<Duration>,
     pub(crate) control: Option<ControlSection>,
+    pub(crate) standing_grants: Vec<StandingGrant>,
 }
 
 /// `[security_gateway.control]`

@@ -10,6 +10,7 @@
 //!   first has closed, the client may come back to the same session until the grant's window and the grace after the closing
 //!   are both over.
 //! - Where a connection could belong to two agents, it is refused, never guessed.
+//! - A standing grant is asked last. It admits any number of connections, each as a session of its own to which nobody comes back.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,7 +23,7 @@ use thiserror::Error;
 use super::{
     Gateway, UpstreamPorts, canonical,
     counters::Reason,
-    grant::{AdmissionKey, AgentEndpoint, Fate, Grant},
+    grant::{AdmissionKey, AgentEndpoint, Fate, Grant, GrantRequest},
     limits::after,
     session::{EndReason, Session, SessionKey, Tcp},
 };
@@ -74,6 +75,12 @@ pub enum AdmissionRefusal {
     /// The connection could belong to either of two agents.
     #[error("the connection could belong to more than one agent")]
     Ambiguous,
+    /// A standing grant names the client, but there is no room for another session.
+    #[error("the gateway has reached its limit of sessions")]
+    Full,
+    /// A standing grant names the client, but the gateway takes no new sessions.
+    #[error("the gateway is draining and takes no new sessions")]
+    Draining,
 }
 
 impl Reason for AdmissionRefusal {
@@ -84,6 +91,8 @@ impl Reason for AdmissionRefusal {
         "wrong_server_name",
         "wrong_client_address",
         "ambiguous",
+        "full",
+        "draining",
     ];
 
     fn index(&self) -> usize {
@@ -94,6 +103,8 @@ impl Reason for AdmissionRefusal {
             Self::WrongServerName { .. } => 3,
             Self::WrongClientAddress { .. } => 4,
             Self::Ambiguous => 5,
+            Self::Full => 6,
+            Self::Draining => 7,
         }
     }
 }
@@ -196,10 +207,46 @@ impl Gateway {
             if let Some(admission) = self.reattach(client, session, now) {
                 return Ok(admission);
             }
+        } else if let Some((id, standing)) = self.grants.standing(&key) {
+            let grant = Grant {
+                id: *id,
+                request: GrantRequest {
+                    log_id: standing.log_id,
+                    client: key.client,
+                    server_name: key.server_name.clone(),
+                    agent: standing.agent,
+                    user: String::new(),
+                    desktop: standing.desktop.clone(),
+                },
+                expires: now,
+            };
+            return self.admit_standing(client, key, grant, now);
         } else if claims.live {
             return Err(AdmissionRefusal::AlreadyUsed);
         }
         Err(self.why_refused(client.ip(), &key))
+    }
+
+    /// Starts a session of a standing grant, if there is room for one.
+    fn admit_standing(
+        &mut self,
+        client: SocketAddr,
+        key: AdmissionKey,
+        mut grant: Grant,
+        now: Instant,
+    ) -> Result<Admission, AdmissionRefusal> {
+        if self.draining {
+            return Err(AdmissionRefusal::Draining);
+        }
+        if self.grants.len() + self.sessions.len() >= self.settings.limits.max_sessions {
+            return Err(AdmissionRefusal::Full);
+        }
+        grant.request.log_id = grant.request.log_id.nth(self.sessions.started());
+        let admission = self.start_session(client, key, grant, now);
+        if let Some(session) = self.sessions.get_mut(admission.session) {
+            session.may_reattach = false;
+        }
+        Ok(admission)
     }
 
     fn claims<'a>(&'a self, key: &'a AdmissionKey, now: Instant) -> Claims<'a> {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use portcullis_protocol::{LogId, client_hello::ServerName};
 use thiserror::Error;
 
@@ -82,6 +83,27 @@ pub struct GrantRequest {
     /// What the user calls the desktop.
     pub desktop: String,
 }
+
+/// A grant from the configuration, for a gateway without a Connection Manager: it does not expire and is not used up. Every
+/// control connection it admits makes a session of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingGrant {
+    /// The first of the series of session log ids its sessions get.
+    pub log_id: LogId,
+    /// The network clients come from; a single address is one with the longest prefix.
+    pub client: IpNet,
+    /// The server name clients send; `None` admits no name, or the gateway's own address as one.
+    pub server_name: Option<ServerName>,
+    /// Where its sessions go.
+    pub agent: AgentEndpoint,
+    /// What administrators call the desktop.
+    pub desktop: String,
+}
+
+/// Another standing grant has the same client network and server name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("another standing grant has the same client network and server name")]
+pub struct StandingGrantTaken;
 
 /// A grant given: what the client is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +186,8 @@ pub(crate) struct Grants {
     remembered: BTreeMap<AdmissionKey, (Fate, Instant)>,
     /// In the order of forgetting. An entry whose time differs from the table's was overtaken by a later fate.
     forget: VecDeque<(Instant, AdmissionKey)>,
+    /// By server name; the narrowest network first.
+    standing: BTreeMap<Option<ServerName>, Vec<(GrantId, StandingGrant)>>,
     next: u64,
 }
 
@@ -204,6 +228,32 @@ impl Grants {
         self.by_id.remove(&grant.id);
         self.by_name.remove(&(key.server_name.clone(), key.client));
         Some(grant)
+    }
+
+    /// Adds a standing grant whose addresses are in their canonical form.
+    pub(crate) fn insert_standing(
+        &mut self,
+        grant: StandingGrant,
+    ) -> Result<GrantId, StandingGrantTaken> {
+        let id = self.next_id();
+        let named = self.standing.entry(grant.server_name.clone()).or_default();
+        if named.iter().any(|(_, other)| other.client == grant.client) {
+            return Err(StandingGrantTaken);
+        }
+        let narrower = |other: &(GrantId, StandingGrant)| {
+            other.1.client.prefix_len() >= grant.client.prefix_len()
+        };
+        let place = named.partition_point(narrower);
+        named.insert(place, (id, grant));
+        Ok(id)
+    }
+
+    /// The standing grant a connection is admitted on: of several, the one for the narrowest network.
+    pub(crate) fn standing(&self, key: &AdmissionKey) -> Option<&(GrantId, StandingGrant)> {
+        self.standing
+            .get(&key.server_name)?
+            .iter()
+            .find(|(_, grant)| grant.client.contains(&key.client))
     }
 
     /// A pending grant of this client under whatever server name.

@@ -41,7 +41,9 @@ pub use admission::{Admission, AdmissionRefusal};
 pub use counters::{Counters, Reason, Tally};
 pub use datagram::{DropReason, Forward, UpstreamSocket, Verdict};
 pub use flow::{Flow, Flows};
-pub use grant::{AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted};
+pub use grant::{
+    AgentEndpoint, GrantId, GrantRefusal, GrantRequest, Granted, StandingGrant, StandingGrantTaken,
+};
 pub use limits::{
     DEFAULT_GRANT_WINDOW, DEFAULT_MAX_PENDING_GRANTS, DEFAULT_MAX_SESSIONS,
     DEFAULT_TCP_CLOSED_GRACE, DEFAULT_UDP_IDLE, Limits,
@@ -164,6 +166,19 @@ impl Gateway {
             Err(refusal) => self.counters.grants_refused.add(refusal),
         }
         outcome
+    }
+
+    /// Adds a grant that stays: every control connection it names makes a session of its own, as long as the gateway runs.
+    ///
+    /// # Errors
+    /// [`StandingGrantTaken`] when one for the same client network and server name is there already.
+    pub fn add_standing_grant(
+        &mut self,
+        mut grant: StandingGrant,
+    ) -> Result<GrantId, StandingGrantTaken> {
+        grant.client = grant.client.trunc();
+        grant.agent.ip = grant.agent.ip.to_canonical();
+        self.grants.insert_standing(grant)
     }
 
     fn grant(&mut self, mut request: GrantRequest, now: Instant) -> Result<Granted, GrantRefusal> {

@@ -41,6 +41,11 @@ impl Sessions {
         self.by_key.len()
     }
 
+    /// How many sessions there have been.
+    pub(crate) const fn started(&self) -> u64 {
+        self.next
+    }
+
     /// A fresh key.
     pub(crate) fn next_key(&mut self) -> SessionKey {
         self.next += 1;

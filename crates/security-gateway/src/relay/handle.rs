@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Shared;
 use crate::{
     core::{
-        EndReason, Flow, GrantRefusal, GrantRequest, Granted, Quality, Reason, SessionKey,
-        SessionView, TcpState,
+        EndReason, Flow, GrantId, GrantRefusal, GrantRequest, Granted, Quality, Reason, SessionKey,
+        SessionView, StandingGrant, StandingGrantTaken, TcpState,
     },
     metrics::Metrics,
 };
@@ -102,6 +102,14 @@ impl GatewayHandle {
     /// See [`GrantRefusal`].
     pub fn authorize(&self, request: GrantRequest) -> Result<Granted, GrantRefusal> {
         self.shared.with(|core, now| core.authorize(request, now))
+    }
+
+    /// Adds a grant that stays as long as the gateway runs.
+    ///
+    /// # Errors
+    /// [`StandingGrantTaken`] when one for the same client network and server name is there already.
+    pub fn add_standing_grant(&self, grant: StandingGrant) -> Result<GrantId, StandingGrantTaken> {
+        self.shared.with(|core, _| core.add_standing_grant(grant))
     }
 
     /// Every session, oldest first.

@@ -213,6 +213,8 @@ fn every_reason_has_a_label_of_its_own() {
             came: ip(OTHER_CLIENT),
         },
         AdmissionRefusal::Ambiguous,
+        AdmissionRefusal::Full,
+        AdmissionRefusal::Draining,
     ]);
     check(&[
         EndReason::TcpClosed,

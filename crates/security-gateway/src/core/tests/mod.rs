@@ -7,6 +7,7 @@ mod ends;
 mod preflight;
 mod quality;
 mod rebind;
+mod standing;
 
 use std::{
     net::{IpAddr, SocketAddr},
