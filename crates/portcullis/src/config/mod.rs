@@ -4,9 +4,11 @@
 //! are reported at once.
 
 mod check;
+mod directory;
 mod error;
 mod file;
 mod standing;
+mod values;
 
 use std::{
     net::{IpAddr, SocketAddr},
