@@ -157,7 +157,9 @@ impl LoadGenerator {
             down_offered: 0,
             under_way: 0,
             progress: Instant::now(),
+            began: 0,
         };
+        run.began = nanoseconds(run.generator.start.elapsed());
         run.all()?;
         Ok(run.figures)
     }
@@ -173,6 +175,8 @@ struct Run<'a> {
     under_way: u64,
     /// When a packet last arrived.
     progress: Instant,
+    /// When the run began, as stamps count. What left before was given up by an earlier run.
+    began: u64,
 }
 
 impl Run<'_> {
@@ -308,6 +312,9 @@ impl Run<'_> {
                     self.figures.foreign += 1;
                     continue;
                 };
+                if stamp.left < self.began {
+                    continue;
+                }
                 if stamp.sequence <= end.highest {
                     self.figures.reordered += 1;
                 }
