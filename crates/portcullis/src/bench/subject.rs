@@ -162,12 +162,18 @@ pub(super) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>
     bail!("{what} was not there within {READY:?}")
 }
 
-/// The time all threads of a process have had a core, in nanoseconds, what the kernel did for them included.
+/// The time all threads of a process have had a core, in nanoseconds, what the kernel did for them included. A thread that ends
+/// takes its time with it: relays have threads that last.
 pub(super) fn processor_time(process: u32) -> Result<u64> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat"))
-            .context("the kernel keeps no schedstat")?;
+        let thread = thread?.path();
+        let text = match fs::read_to_string(thread.join("schedstat")) {
+            Ok(text) => text,
+            // It ended between the listing and the look.
+            Err(_) if !thread.exists() => continue,
+            Err(error) => return Err(error).context("the kernel keeps no schedstat"),
+        };
         let time: u64 = text
             .split_whitespace()
             .next()
